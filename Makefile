@@ -1,0 +1,50 @@
+# Two commands are enough: `make run` serves, `make test` proves. Both set up what they need.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PORT ?= 8080
+
+.PHONY: setup check test run load fix clean
+.DEFAULT_GOAL := help
+
+help:  ## Say what there is.
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+setup: $(VENV)/dev  ## Make the virtual environment with everything for development.
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit("quotas needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+
+# What `make run` waits for: the service alone.
+$(VENV)/service: pyproject.toml $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/dev: $(VENV)/service
+	$(BIN)/python -m pip install --quiet --group dev --group load
+	@touch $@
+
+run: $(VENV)/service  ## Serve on 127.0.0.1:8080 with a client to try, on a private Valkey in .quotas/.
+	@exec $(BIN)/quotas serve --demo --port $(PORT)
+
+check: setup  ## Lint, formatting, types, and who may import whom.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+test: setup  ## Run all tests.
+	$(BIN)/python -m pytest
+
+load: setup  ## Put load on a service for 20 seconds and hold the answers against the plan.
+	$(BIN)/python loadtests/run.py
+
+fix: setup  ## Repair what lint and formatting can repair by themselves.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## Remove the virtual environment and caches; data in .quotas/ stays.
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

@@ -1,0 +1,1 @@
+"""Rate limits and quotas as an HTTP check service."""

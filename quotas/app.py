@@ -1,0 +1,208 @@
+"""The composition root: settings and a plan file become running workers."""
+
+import logging
+import os
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+from starlette.applications import Starlette
+from uvicorn.supervisors import Multiprocess
+
+from quotas import embedded, plans, web
+from quotas.checks import Checks
+from quotas.clients import Clients
+from quotas.errors import ConfigError, Fault
+from quotas.identities import Identities
+from quotas.metrics import Metrics
+from quotas.plans import Config
+from quotas.registry import Registry
+from quotas.settings import Settings
+from quotas.store import Store
+from quotas.web import Services
+
+LOCAL_FILE = Path("quotas.yaml")
+STARTER = "the starter plans"
+KEEP_ALIVE_S = 80
+"""Longer than a gateway keeps an idle connection (75 s), so that it never sends into one that we just closed."""
+
+GRACE_S = 10
+"""How long a stopping worker waits for checks under way."""
+
+
+def clock() -> int:
+    """Now, in microseconds since the epoch."""
+    return time.time_ns() // 1000
+
+
+def load_config(settings: Settings) -> Config:
+    """The plans of the named file, else of ./quotas.yaml, else the starter plans. Raises ConfigError."""
+    path = settings.config or (LOCAL_FILE if LOCAL_FILE.exists() else None)
+    if path is None:
+        text = (files("quotas") / "examples" / "quotas.example.yaml").read_text("utf-8")
+        return plans.parse(text, STARTER)
+    return read_config(path)
+
+
+def read_config(path: Path) -> Config:
+    """The plans of one file. Raises ConfigError."""
+    try:
+        return plans.parse(path.read_text("utf-8"), str(path))
+    except OSError as error:
+        raise ConfigError(str(path), [Fault("(file)", f"cannot be read: {error.strerror}")]) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(str(path), [Fault("(file)", "is not UTF-8 text")]) from error
+
+
+@contextmanager
+def store_for_service(settings: Settings) -> Iterator[Settings]:
+    """The settings with the URL of a store to serve from; a private Valkey lives as long as this context."""
+    if settings.redis_url is not None:
+        yield settings
+        return
+    with embedded.hold(settings.data_dir) as url:
+        yield replace(settings, redis_url=url)
+
+
+@contextmanager
+def store_for_command(settings: Settings) -> Iterator[str]:
+    """The URL of the store that a running service uses, or of a private Valkey started for this command."""
+    if settings.redis_url is not None:
+        yield settings.redis_url
+        return
+    with embedded.borrow(settings.data_dir) as url:
+        yield url
+
+
+@asynccontextmanager
+async def open_clients(settings: Settings, url: str, config: Config) -> AsyncIterator[Clients]:
+    """The operator's view of clients and keys, on the store at `url`."""
+    async with Store(url) as store:
+        yield Clients(
+            Registry(store),
+            plans=config.plans,
+            brand=settings.key_brand,
+            pepper=settings.key_pepper,
+            clock=clock,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """What a worker is made from: picklable, because workers are processes of their own."""
+
+    settings: Settings
+    config: Config
+    metrics_folder: Path | None
+    parent: int | None
+
+    def __call__(self) -> Starlette:
+        """The worker's application."""
+        set_up_logging(self.settings.log_level)
+        return web.create(self._open, parent=self.parent)
+
+    @asynccontextmanager
+    async def _open(self) -> AsyncIterator[Services]:
+        settings = self.settings
+        assert settings.redis_url is not None, "a worker is told where its store is"
+        metrics = Metrics(self.metrics_folder)
+        async with Store(settings.redis_url) as store:
+            checks = Checks(
+                store=store,
+                identities=Identities(Registry(store), brand=settings.key_brand, pepper=settings.key_pepper),
+                plans=self.config.plans,
+                metrics=metrics,
+                timeout_s=settings.store_timeout_ms / 1000,
+                clock=clock,
+                timer=time.perf_counter,
+            )
+            yield Services(store, checks, metrics, self.config)
+
+
+def serve(  # noqa: PLR0913 # One parameter for each option of the command.
+    settings: Settings,
+    config: Config,
+    *,
+    host: str,
+    port: int,
+    workers: int,
+    announce: Callable[[str], None],
+) -> None:
+    """Serve until SIGINT or SIGTERM. `settings` names the store; port 0 takes any free one.
+
+    `announce` is called with the base URL before the first worker starts: connections already queue then.
+    Raises ConfigError when the address cannot be listened on.
+    """
+    set_up_logging(settings.log_level)
+    with ExitStack() as stack:
+        listener = stack.enter_context(_listen(host, port))
+        folder = None
+        if workers > 1:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="quotas-metrics-")))
+            os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)  # For the workers: they are started from here.
+        worker = Worker(settings, config, folder, os.getpid() if workers > 1 else None)
+        signal.signal(signal.SIGTERM, _leave)
+        announce(_base_url(listener))
+        server = _server_config(worker, workers)
+        if workers > 1:
+            Multiprocess(server, sockets=[listener]).run()
+        else:
+            uvicorn.Server(server).run(sockets=[listener])
+
+
+def _server_config(worker: Worker, workers: int) -> uvicorn.Config:
+    """Access logs are off: they would hold query strings, and a query string can hold a credential."""
+    return uvicorn.Config(
+        worker,
+        factory=True,
+        workers=workers,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=GRACE_S,
+    )
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listener = socket.create_server((host, port), family=family, backlog=2048)
+    except (OSError, OverflowError) as error:
+        fault = Fault("--host, --port", f"cannot listen on {host} port {port}: {error}")
+        raise ConfigError("command line", [fault]) from error
+    listener.set_inheritable(True)
+    return listener
+
+
+def _base_url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _leave(_: int, __: FrameType | None) -> None:
+    """SIGTERM unwinds the stack, so that the private Valkey is stopped and its files are put in order."""
+    raise SystemExit(0)
+
+
+def set_up_logging(level: str) -> None:
+    """Log lines go to standard error; the HTTP server's own start and stop lines only at level debug."""
+    logging.basicConfig(
+        stream=sys.stderr, level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    if level != "debug":
+        logging.getLogger("uvicorn").setLevel(logging.WARNING)

@@ -1,0 +1,178 @@
+"""A check from its headers to its answer. The policy for a store that fails lives here and nowhere else.
+
+Every road ends in an `Answer`: a refusal is a value, and so is an outage.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from quotas import requests
+from quotas.decisions import Decision, Outcome
+from quotas.errors import CredentialError, StoreUnavailableError
+from quotas.identities import Identities
+from quotas.limits import Quota
+from quotas.metrics import Metrics
+from quotas.plans import Plan, StoreErrorPolicy
+from quotas.registry import Identity, Status
+from quotas.requests import CheckRequest
+from quotas.scripts import PackedPlan, Take, take
+from quotas.store import Store, deadline
+
+_ROUNDS = 3
+"""Times a check asks again because the client changed under it; each time needs an operator's change to win."""
+
+
+class Reason(Enum):
+    """Why a check was not allowed: the machine code of the answer."""
+
+    INVALID_REQUEST = "invalid_request"
+    MISSING_CREDENTIAL = "missing_credential"
+    INVALID_CREDENTIAL = "invalid_credential"
+    EXPIRED_CREDENTIAL = "expired_credential"
+    AMBIGUOUS_CREDENTIALS = "ambiguous_credentials"
+    SUSPENDED_CLIENT = "suspended_client"
+    NO_PLAN = "no_plan"
+    RATE_LIMITED = "rate_limited"
+    QUOTA_EXCEEDED = "quota_exceeded"
+    COST_EXCEEDS_LIMIT = "cost_exceeds_limit"
+    STORE_UNAVAILABLE = "store_unavailable"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a check is answered. `reason` None is allowed; identity is None where it is not known.
+
+    `decision` is None where no limit was asked. `degraded` says that the store was not asked and the plan lets
+    such checks pass.
+    """
+
+    reason: Reason | None
+    identity: Identity | None = None
+    decision: Decision | None = None
+    degraded: bool = False
+
+
+class Checks:
+    """Answers checks with one worker's knowledge. `clock` gives epoch microseconds, `timer` seconds for durations."""
+
+    def __init__(  # noqa: PLR0913 # The composition root names each part once.
+        self,
+        *,
+        store: Store,
+        identities: Identities,
+        plans: Mapping[str, Plan],
+        metrics: Metrics,
+        timeout_s: float,
+        clock: Callable[[], int],
+        timer: Callable[[], float],
+    ) -> None:
+        self._store = store
+        self._identities = identities
+        self._plans = plans
+        self._packed = {name: PackedPlan(plan.limits) for name, plan in plans.items()}
+        self._metrics = metrics
+        self._timeout_s = timeout_s
+        self._clock = clock
+        self._timer = timer
+
+    async def check(self, headers: Iterable[tuple[bytes, bytes]]) -> Answer:
+        """The answer to a check with these headers, within the store's deadline, whatever the store does."""
+        begun = self._timer()
+        try:
+            request = requests.read(headers)
+        except CredentialError as error:
+            answer = Answer(Reason(error.reason))
+        else:
+            answer = await self._answer(request)
+            self._count_units(answer, request.cost)
+        client = answer.identity and answer.identity.client
+        self._metrics.check(
+            client.name if client else None,
+            client.plan if client else "",
+            outcome(answer),
+            self._timer() - begun,
+        )
+        return answer
+
+    async def _answer(self, request: CheckRequest) -> Answer:
+        known: list[Identity] = []
+        try:
+            async with deadline(self._timeout_s):
+                return await self._decide(request, known)
+        except CredentialError as error:
+            return Answer(Reason(error.reason))
+        except StoreUnavailableError as error:
+            self._metrics.store_error(error.kind)
+            return self._without_store(known[-1] if known else None)
+
+    def _without_store(self, identity: Identity | None) -> Answer:
+        """The one place that says what a check gets when the store cannot be asked.
+
+        Without an identity there is no plan to ask: who is not known does not pass.
+        """
+        plan = None if identity is None else self._plans.get(identity.client.plan)
+        if plan is not None and plan.on_store_error is StoreErrorPolicy.ALLOW:
+            self._metrics.degraded(StoreErrorPolicy.ALLOW.value)
+            return Answer(None, identity, degraded=True)
+        self._metrics.degraded(StoreErrorPolicy.DENY.value)
+        return Answer(Reason.STORE_UNAVAILABLE, identity)
+
+    async def _decide(self, request: CheckRequest, known: list[Identity]) -> Answer:
+        """Find the client and take the cost; `known` tells the caller how far this came."""
+        for _ in range(_ROUNDS):
+            now_us = self._clock()
+            digest, identity = await self._identities.find(request.credential, now_us)
+            known.append(identity)
+            client = identity.client
+            if client.status is Status.SUSPENDED:
+                return Answer(Reason.SUSPENDED_CLIENT, identity)
+            plan = self._packed.get(client.plan)
+            if plan is None:
+                self._identities.forget(digest)
+                return Answer(Reason.NO_PLAN, identity)
+            asked = Take(
+                client_id=client.id,
+                generation=client.generation,
+                key_id=identity.key.id,
+                cost=request.cost,
+                now_us=now_us,
+            )
+            begun = self._timer()
+            decision = await take(self._store, plan, asked)
+            self._metrics.store_seconds("take", self._timer() - begun)
+            if decision is not None:
+                return Answer(_reason(decision), identity, decision)
+            self._identities.forget(digest)
+        raise StoreUnavailableError("reply", "the client changes faster than it can be loaded")
+
+    def _count_units(self, answer: Answer, cost: int) -> None:
+        if answer.decision is not None and answer.decision.allowed and answer.identity is not None:
+            client = answer.identity.client
+            self._metrics.units(client.name, client.plan, cost)
+
+
+def _reason(decision: Decision) -> Reason | None:
+    if decision.outcome is Outcome.TAKEN:
+        return None
+    if decision.outcome is Outcome.NEVER:
+        return Reason.COST_EXCEEDS_LIMIT
+    assert decision.binding is not None, "a refusal names its limit"
+    return Reason.QUOTA_EXCEEDED if isinstance(decision.binding.rule, Quota) else Reason.RATE_LIMITED
+
+
+_OUTCOMES = {
+    None: "allowed",
+    Reason.RATE_LIMITED: "rate_limited",
+    Reason.QUOTA_EXCEEDED: "quota_exceeded",
+    Reason.COST_EXCEEDS_LIMIT: "never",
+    Reason.SUSPENDED_CLIENT: "forbidden",
+    Reason.NO_PLAN: "forbidden",
+    Reason.INVALID_REQUEST: "error",
+    Reason.STORE_UNAVAILABLE: "error",
+}
+
+
+def outcome(answer: Answer) -> str:
+    """The answer as the metrics' label `outcome`."""
+    return _OUTCOMES.get(answer.reason, "unauthenticated")

@@ -1,0 +1,133 @@
+"""What operators do with clients and keys: create, put on a plan, suspend, issue, revoke."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from quotas import keys
+from quotas.errors import ConflictError, NotFoundError
+from quotas.keys import Environment
+from quotas.plans import Plan
+from quotas.registry import Client, Key, Registry, Status
+
+MAX_NAME = 128
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedKey:
+    """A key that was just made: the only time its `secret` exists outside of its holder."""
+
+    key: Key
+    secret: str = field(repr=False)
+
+
+class Clients:
+    """Clients and their keys. Every method can raise StoreUnavailableError.
+
+    A method that names a client or a key raises NotFoundError when there is none, and what is against the
+    registry's present state raises ConflictError.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        *,
+        plans: Mapping[str, Plan],
+        brand: str,
+        pepper: bytes | None,
+        clock: Callable[[], int],
+    ) -> None:
+        self._registry = registry
+        self._plans = plans
+        self._brand = brand
+        self._pepper = pepper
+        self._clock = clock
+
+    async def create(self, name: str, plan: str) -> Client:
+        """A new client; its name is 1 to 128 printable characters and compared exactly."""
+        if not 1 <= len(name) <= MAX_NAME or not name.isprintable():
+            raise ConflictError(f"a client's name has 1 to {MAX_NAME} printable characters")
+        self._known_plan(plan)
+        return await self._registry.create_client(name, plan, self._clock())
+
+    async def get(self, name: str) -> Client:
+        """The client of this exact name."""
+        client = await self._registry.client(name)
+        if client is None:
+            raise NotFoundError(f"there is no client {name!r}; `quotas clients list` shows all")
+        return client
+
+    async def all(self) -> list[Client]:
+        """All clients by name."""
+        return sorted([client async for client in self._registry.clients()], key=lambda client: client.name)
+
+    async def set_plan(self, name: str, plan: str) -> Client:
+        """Put a client on another plan, from its next check on; what it has spent stays spent, by limit name."""
+        self._known_plan(plan)
+        return await self._amend(name, plan=plan)
+
+    async def suspend(self, name: str) -> Client:
+        """Refuse every check of a client until it is resumed; its keys and what it has spent stay."""
+        return await self._amend(name, status=Status.SUSPENDED.value)
+
+    async def resume(self, name: str) -> Client:
+        """Let a suspended client pass again."""
+        return await self._amend(name, status=Status.ACTIVE.value)
+
+    async def delete(self, name: str) -> None:
+        """Remove a client, its keys and what it has spent; a new client of the same name is another one."""
+        await self._registry.delete_client(await self.get(name))
+
+    async def issue_key(
+        self,
+        client_name: str,
+        *,
+        name: str = "",
+        environment: Environment = Environment.LIVE,
+        expires_at_us: int | None = None,
+    ) -> IssuedKey:
+        """A new key of a client. `expires_at_us` is the first instant at which it is too old; None is never."""
+        now_us = self._clock()
+        if len(name) > MAX_NAME or not (name == "" or name.isprintable()):
+            raise ConflictError(f"a key's name has at most {MAX_NAME} printable characters")
+        if expires_at_us is not None and expires_at_us <= now_us:
+            raise ConflictError("the key would have expired already; name an instant in the future")
+        client = await self.get(client_name)
+        secret = keys.generate(self._brand, environment)
+        key = Key(keys.new_id("key"), client.id, name, keys.shown(secret), environment, now_us, expires_at_us)
+        await self._registry.create_key(key, keys.digest(secret.encode(), self._pepper))
+        return IssuedKey(key, secret)
+
+    async def keys_of(self, client_name: str) -> list[Key]:
+        """All keys of a client, oldest first."""
+        client = await self.get(client_name)
+        found = [key async for key in self._registry.keys_of(client)]
+        return sorted(found, key=lambda key: (key.created_at_us, key.id))
+
+    async def revoke_key(self, key_id: str) -> Key:
+        """Remove a key; when this returns, no check that starts afterwards passes with it."""
+        key = await self._registry.key(key_id)
+        if key is None:
+            raise NotFoundError(f"there is no key {key_id!r}; `quotas keys list --client NAME` shows a client's")
+        await self._registry.delete_key(key)
+        return key
+
+    async def demo_key(self, name: str, plan: str, lifetime_us: int) -> IssuedKey:
+        """A fresh key of the demonstration client, which is made if need be; its expired keys are removed."""
+        client = await self._registry.client(name)
+        if client is None:
+            await self.create(name, plan)
+        now_us = self._clock()
+        for key in await self.keys_of(name):
+            if key.is_expired(now_us):
+                await self.revoke_key(key.id)
+        return await self.issue_key(name, name="demo", expires_at_us=now_us + lifetime_us)
+
+    async def _amend(self, name: str, **changes: str) -> Client:
+        client = await self.get(name)
+        if not await self._registry.amend(client.id, **changes):
+            raise NotFoundError(f"the client {name!r} was deleted meanwhile")
+        return await self.get(name)
+
+    def _known_plan(self, plan: str) -> None:
+        if plan not in self._plans:
+            raise ConflictError(f"there is no plan {plan!r} in the configuration; it has {', '.join(self._plans)}")

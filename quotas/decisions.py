@@ -1,0 +1,227 @@
+"""What a check decides, and the pure model of how: all of the limits give the cost, or none gives anything.
+
+`take` is the model that `lua/take.lua` is compared with, to the integer, in the tests. It does no I/O and
+never asks the time: what is remembered and `now` go in, what is to be remembered and a decision come out.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+from quotas import buckets, windows
+from quotas.limits import Bucket, Limit, Mode, Quota
+
+STEP_BACK_US = 3_600_000_000
+"""A clock that stepped back by up to an hour over a window's start goes on counting in the later window."""
+
+
+FOREVER_US = 3_155_760_000_000_000
+"""How long a bucket that never refills is remembered: 100 years."""
+
+
+class Outcome(Enum):
+    """What became of a check: `wait` could pass later, `never` cannot at this cost."""
+
+    TAKEN = "taken"
+    WAIT = "wait"
+    NEVER = "never"
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How one limit stands after a check.
+
+    `remaining` is whole units, rounded down; in overage it is below 0 by the units past the quota.
+    `reset_after_us` is None when a bucket never refills. `retry_after_us` is 0 when the cost had room, and
+    None when it never will have.
+    """
+
+    limit: Limit
+    remaining: int
+    reset_after_us: int | None
+    retry_after_us: int | None
+
+    @property
+    def next_unit_after_us(self) -> int | None:
+        """Microseconds until more can be taken: a bucket's next token, a window's end; 0 full, None never.
+
+        At most 1 microsecond late: it is told from the whole tokens missing.
+        """
+        rule = self.limit.rule
+        if isinstance(rule, Quota) or not self.reset_after_us:
+            return self.reset_after_us
+        whole = rule.burst - self.remaining - 1
+        return max(1, self.reset_after_us - whole * rule.grains // rule.refill)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The answer to one check, made at the instant `at_us` of the store's clock.
+
+    `retry_after_us` and `binding` are None when it was allowed; `never` has no retry.
+
+    The binding limit is the one with the longest wait, the first of equals; `never` beats any wait.
+    """
+
+    at_us: int
+    outcome: Outcome
+    standings: tuple[Standing, ...]
+    binding: Limit | None = None
+    retry_after_us: int | None = None
+
+    @property
+    def allowed(self) -> bool:
+        """Whether the cost was taken (or, at cost 0, could be looked at)."""
+        return self.outcome is Outcome.TAKEN
+
+    @classmethod
+    def of(cls, at_us: int, standings: Sequence[Standing]) -> "Decision":
+        """The decision that follows from how every limit that applies stands."""
+        binding: Standing | None = None
+        for standing in standings:
+            if standing.retry_after_us == 0 or standing.limit.mode is not Mode.ENFORCE:
+                continue
+            if binding is None or _longer(standing.retry_after_us, binding.retry_after_us):
+                binding = standing
+        if binding is None:
+            return cls(at_us, Outcome.TAKEN, tuple(standings))
+        outcome = Outcome.NEVER if binding.retry_after_us is None else Outcome.WAIT
+        return cls(at_us, outcome, tuple(standings), binding.limit, binding.retry_after_us)
+
+
+def _longer(wait_us: int | None, than_us: int | None) -> bool:
+    return than_us is not None and (wait_us is None or wait_us > than_us)
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What a client's limits remember, by name, at one instant.
+
+    From `until_us` on nothing is left to remember under any plan that the client was on, and fresh is the same.
+    `levels` are buckets, as the rule they were last under and the level in its grains; `counts` are quotas, as
+    the end of the window in microseconds and the units used in it. Both also hold limits that the plan had before.
+    """
+
+    at_us: int
+    until_us: int
+    levels: Mapping[str, tuple[Bucket, int]] = field(default_factory=dict)
+    counts: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+
+
+def take(
+    limits: Sequence[Limit],
+    memory: Memory | None,
+    *,
+    now_us: int,
+    cost: int,
+    skipped: Collection[str] = (),
+) -> tuple[Memory | None, Decision]:
+    """Take `cost` units from every limit, or from none. Memory None is fresh: full buckets, unused quotas.
+
+    Limits named in `skipped` do not match this check: they are remembered and neither asked nor charged.
+
+    A refusal and a look (cost 0) return the memory as it was, but for a clock that stepped back: then its
+    instant moves back too, or the client would be locked out until the old time has come again.
+    """
+    known = Memory(now_us, now_us) if memory is None or memory.until_us <= now_us else memory
+    elapsed_us = now_us - known.at_us
+    levels, counts = _attic(limits, known, now_us)
+    waits: list[int | None] = []
+    for limit in limits:
+        rule = limit.rule
+        if isinstance(rule, Bucket):
+            level = buckets.refilled(rule, _level(rule, known.levels.get(limit.name)), elapsed_us)
+            levels[limit.name] = (rule, level)
+            waits.append(buckets.retry_after_us(rule, level, cost))
+        else:
+            end_us, used = _count(rule, known.counts.get(limit.name), now_us)
+            counts[limit.name] = (end_us, used)
+            waits.append(_quota_wait(rule, used, cost, end_us - now_us))
+    weighed = [(limit, wait) for limit, wait in zip(limits, waits, strict=True) if limit.name not in skipped]
+    allowed = all(wait == 0 or limit.mode is not Mode.ENFORCE for limit, wait in weighed)
+    if allowed and cost:
+        for limit, wait in weighed:
+            if wait == 0 or limit.mode is Mode.OVERAGE:
+                _charge(limit, cost, levels, counts)
+    standings = [_standing(limit, wait, levels, counts, now_us) for limit, wait in weighed]
+    charged = allowed and cost and any(wait == 0 or limit.mode is Mode.OVERAGE for limit, wait in weighed)
+    if charged or elapsed_us < 0:
+        until_us = max(known.until_us, now_us + _remembered_us(levels, counts, now_us))
+        memory = Memory(now_us, until_us, levels, counts) if until_us > now_us else None
+    return memory, Decision.of(now_us, standings)
+
+
+def _attic(
+    limits: Sequence[Limit], known: Memory, now_us: int
+) -> tuple[dict[str, tuple[Bucket, int]], dict[str, tuple[int, int]]]:
+    """What is remembered of limits that the plan no longer has, so that a plan changed to and fro mints nothing."""
+    buckets_now = {limit.name for limit in limits if isinstance(limit.rule, Bucket)}
+    quotas_now = {limit.name for limit in limits if isinstance(limit.rule, Quota)}
+    levels = {
+        name: (rule, buckets.refilled(rule, level, now_us - known.at_us))
+        for name, (rule, level) in known.levels.items()
+        if name not in buckets_now
+    }
+    return (
+        {name: (rule, level) for name, (rule, level) in levels.items() if level < rule.capacity},
+        {
+            name: (end_us, used)
+            for name, (end_us, used) in known.counts.items()
+            if name not in quotas_now and used and end_us + STEP_BACK_US > now_us
+        },
+    )
+
+
+def _level(bucket: Bucket, kept: tuple[Bucket, int] | None) -> int:
+    if kept is None:
+        return bucket.capacity
+    rule, level = kept
+    return min(bucket.capacity, buckets.converted(level, from_grains=rule.grains, to_grains=bucket.grains))
+
+
+def _count(quota: Quota, kept: tuple[int, int] | None, now_us: int) -> tuple[int, int]:
+    _, end_us = windows.window_at(quota, now_us)
+    if kept is None or kept[0] <= now_us:
+        return end_us, 0
+    later_us, used = kept
+    if used and later_us == windows.window_at(quota, end_us)[1] and end_us - now_us <= STEP_BACK_US:
+        return kept
+    return end_us, used
+
+
+def _remembered_us(levels: Mapping[str, tuple[Bucket, int]], counts: Mapping[str, tuple[int, int]], now_us: int) -> int:
+    """How long there is something to remember: until every bucket is full and every window in use has ended."""
+    fills = (buckets.reset_after_us(rule, level) for rule, level in levels.values())
+    ends = (end_us + STEP_BACK_US - now_us for end_us, used in counts.values() if used)
+    return max((FOREVER_US if us is None else min(FOREVER_US, us) for us in (*fills, *ends)), default=0)
+
+
+def _quota_wait(quota: Quota, used: int, cost: int, left_us: int) -> int | None:
+    if cost > quota.units:
+        return None
+    return left_us if cost and used + cost > quota.units else 0
+
+
+def _charge(limit: Limit, cost: int, levels: dict[str, tuple[Bucket, int]], counts: dict[str, tuple[int, int]]) -> None:
+    if isinstance(limit.rule, Bucket):
+        rule, level = levels[limit.name]
+        levels[limit.name] = (rule, level - cost * rule.grains)
+    else:
+        end_us, used = counts[limit.name]
+        counts[limit.name] = (end_us, used + cost)
+
+
+def _standing(
+    limit: Limit,
+    wait_us: int | None,
+    levels: Mapping[str, tuple[Bucket, int]],
+    counts: Mapping[str, tuple[int, int]],
+    now_us: int,
+) -> Standing:
+    rule = limit.rule
+    if isinstance(rule, Bucket):
+        _, level = levels[limit.name]
+        return Standing(limit, buckets.remaining(rule, level), buckets.reset_after_us(rule, level), wait_us)
+    end_us, used = counts[limit.name]
+    left = rule.units - used
+    return Standing(limit, left if limit.mode is Mode.OVERAGE else max(0, left), end_us - now_us, wait_us)

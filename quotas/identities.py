@@ -1,0 +1,57 @@
+"""Whom a credential speaks for, remembered by each worker and never on its own authority.
+
+A remembered identity carries the generation of its client; the take is refused as stale when that has risen,
+and the identity is forgotten and loaded anew. Only a yes is remembered: unknown keys, suspended clients and
+whatever else is refused are looked up each time, so that a new key or a resumed client works at once.
+"""
+
+from collections import OrderedDict
+
+from quotas import keys
+from quotas.errors import CredentialError
+from quotas.registry import Identity, Registry, Status
+
+MAX_REMEMBERED = 100_000
+"""Identities one worker remembers, about 1 kB each; the least recently used goes first."""
+
+
+class Identities:
+    """A worker's knowledge of credentials. `brand` and `pepper` are those of the settings."""
+
+    def __init__(self, registry: Registry, *, brand: str, pepper: bytes | None) -> None:
+        self._registry = registry
+        self._brand = brand
+        self._pepper = pepper
+        self._known: OrderedDict[str, Identity] = OrderedDict()
+
+    async def find(self, credential: bytes, now_us: int) -> tuple[str, Identity]:
+        """The credential's digest, to forget it by, and its identity; its client may be suspended.
+
+        Raises CredentialError: a malformed key is answered like an unknown one, without asking the store.
+        Raises StoreUnavailableError.
+        """
+        if not keys.is_well_formed(credential, self._brand):
+            raise CredentialError("invalid_credential")
+        digest = keys.digest(credential, self._pepper)
+        identity = self._known.get(digest)
+        if identity is None:
+            identity = await self._registry.identity(digest)
+            if identity is None:
+                raise CredentialError("invalid_credential")
+            if identity.client.status is Status.ACTIVE:
+                self._remember(digest, identity)
+        else:
+            self._known.move_to_end(digest)
+        if identity.key.is_expired(now_us):
+            self.forget(digest)
+            raise CredentialError("expired_credential")
+        return digest, identity
+
+    def forget(self, digest: str) -> None:
+        """Load this identity anew next time."""
+        self._known.pop(digest, None)
+
+    def _remember(self, digest: str, identity: Identity) -> None:
+        self._known[digest] = identity
+        if len(self._known) > MAX_REMEMBERED:
+            self._known.popitem(last=False)

@@ -1,0 +1,75 @@
+"""API keys as text: how one is made, recognised and digested. No I/O; the registry keeps what is kept.
+
+A key is `<brand>_<live|test>_<30 base62><6 base62>`: 178 random bits, then the CRC-32 of everything before it
+in base62 (digits, upper case, lower case; zero-padded), so that a typing error, a cut and a swapped prefix
+are found before anybody is asked. The checksum is no secret; the random part is the credential.
+"""
+
+import hashlib
+import hmac
+import secrets
+import zlib
+from enum import Enum
+
+BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+BODY_LENGTH = 30
+CHECKSUM_LENGTH = 6
+SHOWN_LENGTH = 4
+"""Characters of the body that listings show behind the prefix."""
+
+_ALPHABET = frozenset(BASE62.encode())
+
+
+class Environment(Enum):
+    """What a key is for; both kinds work alike, and people and scanners can tell them apart."""
+
+    LIVE = "live"
+    TEST = "test"
+
+
+def checksum(text: bytes) -> str:
+    """CRC-32 (ISO-HDLC, as zlib) of `text` as six base62 digits."""
+    number = zlib.crc32(text)
+    digits = []
+    for _ in range(CHECKSUM_LENGTH):
+        number, digit = divmod(number, 62)
+        digits.append(BASE62[digit])
+    return "".join(reversed(digits))
+
+
+def generate(brand: str, environment: Environment) -> str:
+    """A new key. It is a secret: show it once, keep only its digest."""
+    body = "".join(secrets.choice(BASE62) for _ in range(BODY_LENGTH))
+    text = f"{brand}_{environment.value}_{body}"
+    return text + checksum(text.encode())
+
+
+def new_id(kind: str, length: int = 14) -> str:
+    """A new random identifier such as `key_3kTMd9xQz0aB1c`, 83 bits at the default length; not a secret."""
+    return f"{kind}_" + "".join(secrets.choice(BASE62) for _ in range(length))
+
+
+def is_well_formed(credential: bytes, brand: str) -> bool:
+    """Whether this could be a key of this brand: prefix, length, alphabet and checksum are right."""
+    start = credential.removeprefix(brand.encode() + b"_")
+    body = start[5:]
+    return (
+        len(start) < len(credential)
+        and start[:5] in {b"live_", b"test_"}
+        and len(body) == BODY_LENGTH + CHECKSUM_LENGTH
+        and _ALPHABET.issuperset(body)
+        and checksum(credential[:-CHECKSUM_LENGTH]).encode() == credential[-CHECKSUM_LENGTH:]
+    )
+
+
+def digest(credential: bytes, pepper: bytes | None) -> str:
+    """What is kept of a key, in hexadecimal: HMAC-SHA-256 under the pepper, or SHA-256 without one."""
+    if pepper is None:
+        return hashlib.sha256(credential).hexdigest()
+    return hmac.digest(pepper, credential, "sha256").hex()
+
+
+def shown(key: str) -> str:
+    """The part of a key that listings may show: its prefix and four characters more."""
+    prefix, _, body = key.rpartition("_")
+    return f"{prefix}_{body[:SHOWN_LENGTH]}"

@@ -1,0 +1,200 @@
+"""Clients and keys as the store keeps them.
+
+What is where (layout version `q1`):
+
+    q1:clients             hash    client name -> client id
+    q1:keys                hash    key id -> digest
+    q1:{<client id>}:client  hash  name, plan, status, generation, created_at_us
+    q1:{<client id>}:keys  hash    key id -> digest
+    q1:key:<digest>        hash    id, client_id, name, shown, environment, created_at_us, expires_at_us
+
+Every change that a worker could have cached the opposite of ends in `amend.lua`, which raises the client's
+generation; `lua/take.lua` then refuses to decide on what a worker knew before. Indexes are written before what
+they point to and removed after it, so that whatever exists can be found, listed and removed, wherever a
+process may die in between. The secret of a key is never here, only its digest.
+"""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from quotas import keys
+from quotas.errors import ConflictError
+from quotas.scripts import AMEND, record_key, state_key
+from quotas.store import Store
+
+_CLIENTS = "q1:clients"
+_KEYS = "q1:keys"
+_CLIENT_FIELDS = ("name", "plan", "status", "generation", "created_at_us")
+_KEY_FIELDS = ("id", "client_id", "name", "shown", "environment", "created_at_us", "expires_at_us")
+_PAGE = 500
+
+
+class Status(Enum):
+    """Whether a client may pass at all."""
+
+    ACTIVE = "active"
+    SUSPENDED = "suspended"
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """A client's record. `generation` rises with every change of the client or of its keys."""
+
+    id: str
+    name: str
+    plan: str
+    status: Status
+    generation: int
+    created_at_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """What is known of a key without its secret. `expires_at_us` None is never; the instant itself is too late."""
+
+    id: str
+    client_id: str
+    name: str
+    shown: str
+    environment: keys.Environment
+    created_at_us: int
+    expires_at_us: int | None = None
+
+    def is_expired(self, now_us: int) -> bool:
+        """Whether the key's time is up; it is valid strictly before its expiry."""
+        return self.expires_at_us is not None and now_us >= self.expires_at_us
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Whom a credential speaks for: a key and its client, both as of the client's generation."""
+
+    key: Key
+    client: Client
+
+
+class Registry:
+    """Reads and writes of clients and keys. Every method can raise StoreUnavailableError."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def create_client(self, name: str, plan: str, now_us: int) -> Client:
+        """A new client with an id of its own. Raises ConflictError when the name is taken."""
+        client = Client(keys.new_id("cl"), name, plan, Status.ACTIVE, 1, now_us)
+        record = record_key(client.id)
+        words = ("name", name, "plan", plan, "status", client.status.value, "created_at_us", now_us)
+        await self._store.call("HSET", record, *words, "generation", client.generation)
+        if not await self._store.call("HSETNX", _CLIENTS, name, client.id):
+            await self._store.call("DEL", record)
+            raise ConflictError(f"the client {name!r} exists already")
+        return client
+
+    async def client(self, name: str) -> Client | None:
+        """The client of this exact name, or None."""
+        client_id = await self._store.call("HGET", _CLIENTS, name)
+        return None if client_id is None else await self._load_client(client_id.decode())
+
+    async def clients(self) -> AsyncIterator[Client]:
+        """All clients, in no order; a client created or deleted meanwhile may or may not be among them."""
+        async for client_id in self._scan(_CLIENTS):
+            client = await self._load_client(client_id)
+            if client is not None:
+                yield client
+
+    async def amend(self, client_id: str, **changes: str) -> int:
+        """Set fields of a client and raise its generation; returns it, or 0 when the client is gone."""
+        words = tuple(word for pair in changes.items() for word in pair)
+        return int(await self._store.run(AMEND, (record_key(client_id), state_key(client_id)), words))
+
+    async def delete_client(self, client: Client) -> None:
+        """Remove a client, its keys and what it has spent. The first step already stops every worker."""
+        await self._store.call("DEL", record_key(client.id), state_key(client.id))
+        async for key_id, digest in self._scan_pairs(_keys_of(client.id)):
+            await self._store.call("DEL", _key(digest))
+            await self._store.call("HDEL", _KEYS, key_id)
+        await self._store.call("DEL", _keys_of(client.id))
+        await self._store.call("HDEL", _CLIENTS, client.name)
+
+    async def create_key(self, key: Key, digest: str) -> None:
+        """Keep a new key under its digest. Its client must exist."""
+        await self._store.call("HSET", _KEYS, key.id, digest)
+        await self._store.call("HSET", _keys_of(key.client_id), key.id, digest)
+        words: list[str | int] = []
+        for field in _KEY_FIELDS:
+            value = getattr(key, field)
+            if value is not None:
+                words += (field, value.value if isinstance(value, keys.Environment) else value)
+        await self._store.call("HSET", _key(digest), *words)
+
+    async def key(self, key_id: str) -> Key | None:
+        """The key of this id, or None."""
+        digest = await self._store.call("HGET", _KEYS, key_id)
+        return None if digest is None else await self._load_key(digest.decode())
+
+    async def keys_of(self, client: Client) -> AsyncIterator[Key]:
+        """All keys of a client, in no order, expired ones among them."""
+        async for _, digest in self._scan_pairs(_keys_of(client.id)):
+            key = await self._load_key(digest)
+            if key is not None:
+                yield key
+
+    async def delete_key(self, key: Key) -> None:
+        """Remove a key. When this returns no worker lets it pass; it can be asked again after a failure."""
+        digest = (await self._store.call("HGET", _KEYS, key.id) or b"").decode()
+        await self._store.call("DEL", _key(digest))
+        await self.amend(key.client_id)
+        await self._store.call("HDEL", _keys_of(key.client_id), key.id)
+        await self._store.call("HDEL", _KEYS, key.id)
+
+    async def identity(self, digest: str) -> Identity | None:
+        """Whom the key of this digest speaks for, or None.
+
+        The key is read once more after its client: a key that is still there when the generation has been
+        read can only be revoked by raising that generation.
+        """
+        key = await self._load_key(digest)
+        if key is None:
+            return None
+        client = await self._load_client(key.client_id)
+        if client is None or await self._load_key(digest) is None:
+            return None
+        return Identity(key, client)
+
+    async def _load_client(self, client_id: str) -> Client | None:
+        values = await self._store.call("HMGET", record_key(client_id), *_CLIENT_FIELDS)
+        if values[0] is None:
+            return None
+        name, plan, status, generation, created_at_us = (value.decode() for value in values)
+        return Client(client_id, name, plan, Status(status), int(generation), int(created_at_us))
+
+    async def _load_key(self, digest: str) -> Key | None:
+        values: list[Any] = await self._store.call("HMGET", _key(digest), *_KEY_FIELDS)
+        if values[0] is None:
+            return None
+        key_id, client_id, name, shown, environment, created_at_us = (value.decode() for value in values[:6])
+        expires_at_us = None if values[6] is None else int(values[6])
+        return Key(key_id, client_id, name, shown, keys.Environment(environment), int(created_at_us), expires_at_us)
+
+    async def _scan(self, name: str) -> AsyncIterator[str]:
+        async for _, value in self._scan_pairs(name):
+            yield value
+
+    async def _scan_pairs(self, name: str) -> AsyncIterator[tuple[str, str]]:
+        cursor = b"0"
+        while True:
+            cursor, found = await self._store.call("HSCAN", name, cursor, "COUNT", _PAGE)
+            for field, value in zip(found[::2], found[1::2], strict=True):
+                yield field.decode(), value.decode()
+            if cursor == b"0":
+                return
+
+
+def _keys_of(client_id: str) -> str:
+    return f"q1:{{{client_id}}}:keys"
+
+
+def _key(digest: str) -> str:
+    return f"q1:key:{digest}"

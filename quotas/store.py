@@ -1,0 +1,224 @@
+"""The one road to Redis: commands go out in the order they were asked, replies come back in that order.
+
+Theory of operation. All callers of a worker share one connection. What they ask in one turn of the event
+loop leaves in one write, and each reply resolves the caller at the head of the line. A caller that is
+cancelled or out of time leaves its place in the line: its reply is read and dropped, so no reply can ever
+reach another caller. A command that has not left yet when its caller goes is not sent at all.
+
+Nothing is ever sent twice, with one exception: a script that the server did not know surely did not run, so
+it is loaded and asked once more. When the connection breaks, everybody in the line is told so (their commands
+may have run), and the next command connects anew; after a failed attempt, commands fail at once for a moment.
+
+Set-up (TLS, authentication, database, sockets) is redis-py's; its retries are off. Its exceptions stop here.
+"""
+
+import asyncio
+import math
+import random
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from hashlib import sha1
+from typing import Any, Self
+
+import redis.asyncio
+from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+
+from quotas.errors import ConfigError, Fault, StoreUnavailableError
+
+MAX_IN_LINE = 10_000
+"""Commands that may wait or be under way at once in a worker; further ones are refused."""
+
+CONNECT_TIMEOUT_S = 1.0
+STALL_S = 2.0
+"""A connection on which replies are due and none came for this long is given up."""
+
+FIRST_PAUSE_S = 0.05
+LONGEST_PAUSE_S = 0.5
+
+Word = bytes | str | int
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """One Lua script: its name for messages and metrics, and its text."""
+
+    name: str
+    source: str
+
+    @property
+    def digest(self) -> str:
+        """The SHA-1 that EVALSHA knows it by."""
+        return sha1(self.source.encode(), usedforsecurity=False).hexdigest()
+
+
+class _Unknown(Exception):  # noqa: N818 # It never leaves this file: a reply, NOSCRIPT, on its way to `run`.
+    pass
+
+
+@dataclass(slots=True, eq=False)
+class _Call:
+    words: tuple[Word, ...]
+    future: asyncio.Future[Any]
+
+
+class Store:
+    """A worker's connection to Redis. Use it as an async context manager, in one event loop.
+
+    Raises ConfigError for a URL that redis-py cannot read.
+    """
+
+    def __init__(self, url: str) -> None:
+        try:
+            self._pool = redis.asyncio.ConnectionPool.from_url(
+                url,
+                protocol=2,
+                retry=Retry(NoBackoff(), 0),
+                socket_timeout=None,
+                socket_connect_timeout=CONNECT_TIMEOUT_S,
+                client_name="quotas",
+            )
+        except (ValueError, TypeError) as error:
+            raise ConfigError("store", [Fault("QUOTAS_REDIS_URL", str(error))]) from error
+        self._waiting: deque[_Call] = deque()
+        self._sent: deque[_Call] = deque()
+        self._asked = asyncio.Event()
+        self._link: asyncio.Task[None] | None = None
+        self._connected = False
+        self._retry_at = 0.0
+        self._pause_s = FIRST_PAUSE_S
+        self._last_reply_at = 0.0
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._link is not None:
+            self._link.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._link
+
+    async def call(self, *words: Word) -> Any:
+        """The reply to one command: bytes, an integer, None or a list of these.
+
+        It waits as long as its caller does. Raises StoreUnavailableError; an error reply is one of kind `reply`.
+        """
+        try:
+            return await self._ask(words)
+        except _Unknown as error:
+            raise StoreUnavailableError("reply", "NOSCRIPT") from error
+
+    async def run(self, script: Script, keys: tuple[str, ...], arguments: tuple[Word, ...]) -> Any:
+        """The reply of a script; it is loaded first when the server does not know it. Errors are `call`'s."""
+        words = ("EVALSHA", script.digest, len(keys), *keys, *arguments)
+        try:
+            return await self._ask(words)
+        except _Unknown:
+            await self.call("SCRIPT", "LOAD", script.source)
+        return await self.call(*words)
+
+    def _ask(self, words: tuple[Word, ...]) -> asyncio.Future[Any]:
+        loop = asyncio.get_running_loop()
+        if not self._connected and loop.time() < self._retry_at:
+            raise StoreUnavailableError("connect", "the store could not be reached a moment ago")
+        if len(self._waiting) + len(self._sent) >= MAX_IN_LINE:
+            raise StoreUnavailableError("overload", f"{MAX_IN_LINE} commands are under way already")
+        call = _Call(words, loop.create_future())
+        self._waiting.append(call)
+        self._asked.set()
+        if self._link is None or self._link.done():
+            self._link = loop.create_task(self._keep_link(), name="quotas-store")
+        return call.future
+
+    async def _keep_link(self) -> None:
+        """The life of one connection: connect, carry calls, and tell everybody when it ends."""
+        connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call] # As it ships.
+        kind, detail = "connect", "no connection"
+        try:
+            await connection.connect()  # type: ignore[no-untyped-call] # As it ships.
+            kind = "lost"
+            detail = await self._carry(connection)
+        except (RedisError, OSError) as error:
+            detail = str(error)
+        finally:
+            self._give_up(kind, detail)
+            await connection.disconnect(nowait=True)
+
+    async def _carry(self, connection: AbstractConnection) -> str:
+        """Write, read and watch until one of them fails; returns why."""
+        self._connected = True
+        self._pause_s = FIRST_PAUSE_S
+        why = "closed"
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._write(connection))
+                group.create_task(self._read(connection))
+                group.create_task(self._watch())
+        except* (RedisError, OSError) as errors:
+            why = str(errors.exceptions[0])
+        return why
+
+    def _give_up(self, kind: str, detail: str) -> None:
+        self._connected = False
+        if kind == "connect":
+            self._retry_at = asyncio.get_running_loop().time() + self._pause_s * random.uniform(0.5, 1)  # noqa: S311 # Jitter.
+            self._pause_s = min(LONGEST_PAUSE_S, self._pause_s * 2)
+        for call in (*self._sent, *self._waiting):
+            if not call.future.done():
+                call.future.set_exception(StoreUnavailableError(kind, detail))
+        self._sent.clear()
+        self._waiting.clear()
+
+    async def _write(self, connection: AbstractConnection) -> None:
+        while True:
+            await self._asked.wait()
+            self._asked.clear()
+            calls = [call for call in self._waiting if not call.future.done()]
+            self._waiting.clear()
+            if not self._sent:
+                self._last_reply_at = asyncio.get_running_loop().time()
+            self._sent.extend(calls)
+            if calls:
+                packed = connection.pack_commands([call.words for call in calls])
+                await connection.send_packed_command(packed, check_health=False)
+
+    async def _read(self, connection: AbstractConnection) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                reply = await connection.read_response(timeout=math.inf, disconnect_on_error=False)
+            except ResponseError as error:
+                reply = error
+            self._last_reply_at = loop.time()
+            future = self._sent.popleft().future
+            if future.done():
+                continue
+            if isinstance(reply, NoScriptError):
+                future.set_exception(_Unknown())
+            elif isinstance(reply, ResponseError):
+                future.set_exception(StoreUnavailableError("reply", str(reply)))
+                if "READONLY" in str(reply):
+                    raise redis.exceptions.ConnectionError("the server has become a replica")
+            else:
+                future.set_result(reply)
+
+    async def _watch(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(STALL_S / 4)
+            if self._sent and loop.time() - self._last_reply_at > STALL_S:
+                raise redis.exceptions.ConnectionError(f"no reply for {STALL_S:.0f} seconds")
+
+
+@asynccontextmanager
+async def deadline(seconds: float) -> AsyncIterator[None]:
+    """Bound everything inside; raises StoreUnavailableError of kind `timeout` when the time is up."""
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError as error:
+        raise StoreUnavailableError("timeout", f"no answer within {seconds * 1000:.0f} ms") from error

@@ -1,0 +1,61 @@
+"""Takes on the real script with a clock of the test's own, and raw looks at what they leave in the server."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+from quotas.decisions import Decision
+from quotas.limits import Limit
+from quotas.scripts import PackedPlan, Take, record_key, state_key, take
+from quotas.store import Store
+
+T = TypeVar("T")
+
+
+def with_store(url: str, work: Callable[[Store], Awaitable[T]]) -> T:
+    async def run() -> T:
+        async with Store(url) as store:
+            return await work(store)
+
+    return asyncio.run(run())
+
+
+class Taker:
+    """One client on the real script."""
+
+    def __init__(self, store: Store, client_id: str = "cl_test") -> None:
+        self.store = store
+        self.client_id = client_id
+        self.generation = 1
+
+    async def register(self) -> None:
+        await self.store.call("HSET", record_key(self.client_id), "generation", self.generation)
+
+    async def take(
+        self,
+        limits: Sequence[Limit] | PackedPlan,
+        *,
+        now_us: int,
+        cost: int = 1,
+        skipped: frozenset[str] = frozenset(),
+        key_id: str = "key_test",
+    ) -> Decision:
+        """A take at the test's own time; 0 is the server's time."""
+        asked = Take(
+            client_id=self.client_id,
+            generation=self.generation,
+            key_id=key_id,
+            cost=cost,
+            now_us=now_us,
+            own_clock=True,
+            skipped=skipped,
+        )
+        plan = limits if isinstance(limits, PackedPlan) else PackedPlan(limits)
+        decision = await take(self.store, plan, asked)
+        assert decision is not None, "the generation is the client's"
+        return decision
+
+    async def state(self) -> tuple[bytes | None, int]:
+        """The state's bytes, and the instant it expires at in epoch milliseconds (-2 when absent)."""
+        key = state_key(self.client_id)
+        return await self.store.call("GET", key), await self.store.call("PEXPIRETIME", key)

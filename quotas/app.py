@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
-from importlib.resources import files
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -18,22 +18,28 @@ import uvicorn
 from starlette.applications import Starlette
 from uvicorn.supervisors import Multiprocess
 
-from quotas import embedded, plans, web
+from quotas import embedded, web
 from quotas.checks import Checks
 from quotas.clients import Clients
+from quotas.configuration import ConfigFile, Fingerprint
 from quotas.errors import ConfigError, Fault
+from quotas.explaining import Explainer
 from quotas.identities import Identities
 from quotas.metrics import Metrics
+from quotas.planbook import Planbook
 from quotas.plans import Config
+from quotas.refunds import Refunds
 from quotas.registry import Registry
+from quotas.reloading import Reloader
 from quotas.settings import Settings
-from quotas.store import Store
+from quotas.store import Store, deadline
 from quotas.web import Services
 
-LOCAL_FILE = Path("quotas.yaml")
-STARTER = "the starter plans"
 KEEP_ALIVE_S = 80
 """Longer than a gateway keeps an idle connection (75 s), so that it never sends into one that we just closed."""
+
+KEEP_TIMEOUT_S = 30.0
+"""How long the clients of the configuration file may take to be created."""
 
 GRACE_S = 10
 """How long a stopping worker waits for checks under way."""
@@ -42,25 +48,6 @@ GRACE_S = 10
 def clock() -> int:
     """Now, in microseconds since the epoch."""
     return time.time_ns() // 1000
-
-
-def load_config(settings: Settings) -> Config:
-    """The plans of the named file, else of ./quotas.yaml, else the starter plans. Raises ConfigError."""
-    path = settings.config or (LOCAL_FILE if LOCAL_FILE.exists() else None)
-    if path is None:
-        text = (files("quotas") / "examples" / "quotas.example.yaml").read_text("utf-8")
-        return plans.parse(text, STARTER)
-    return read_config(path)
-
-
-def read_config(path: Path) -> Config:
-    """The plans of one file. Raises ConfigError."""
-    try:
-        return plans.parse(path.read_text("utf-8"), str(path))
-    except OSError as error:
-        raise ConfigError(str(path), [Fault("(file)", f"cannot be read: {error.strerror}")]) from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(str(path), [Fault("(file)", "is not UTF-8 text")]) from error
 
 
 @contextmanager
@@ -83,24 +70,46 @@ def store_for_command(settings: Settings) -> Iterator[str]:
         yield url
 
 
+@dataclass(frozen=True, slots=True)
+class Operations:
+    """What the command line works with."""
+
+    clients: Clients
+    refunds: Refunds
+    explainer: Explainer
+
+
 @asynccontextmanager
-async def open_clients(settings: Settings, url: str, config: Config) -> AsyncIterator[Clients]:
-    """The operator's view of clients and keys, on the store at `url`."""
+async def open_operations(settings: Settings, url: str, config: Config) -> AsyncIterator[Operations]:
+    """The operator's view of clients, keys and what they have spent, on the store at `url`."""
     async with Store(url) as store:
-        yield Clients(
-            Registry(store),
-            plans=config.plans,
-            brand=settings.key_brand,
-            pepper=settings.key_pepper,
-            clock=clock,
+        registry = Registry(store)
+        planbook = Planbook(config)
+        identities = Identities(registry, brand=settings.key_brand, pepper=settings.key_pepper)
+        yield Operations(
+            Clients(
+                registry,
+                plans=config.plans,
+                brand=settings.key_brand,
+                pepper=settings.key_pepper,
+                clock=clock,
+            ),
+            Refunds(store=store, registry=registry, planbook=planbook, clock=clock),
+            Explainer(store=store, identities=identities, planbook=planbook, clock=clock),
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """What a worker is made from: picklable, because workers are processes of their own."""
+    """What a worker is made from: picklable, because workers are processes of their own.
+
+    `config` is what the file said when the service started, `known` its fingerprint from just before; `parent` is
+    the supervisor, None for a worker alone.
+    """
 
     settings: Settings
+    file: ConfigFile
+    known: Fingerprint | None
     config: Config
     metrics_folder: Path | None
     parent: int | None
@@ -115,48 +124,74 @@ class Worker:
         settings = self.settings
         assert settings.redis_url is not None, "a worker is told where its store is"
         metrics = Metrics(self.metrics_folder)
+        planbook = Planbook(self.config)
         async with Store(settings.redis_url) as store:
+            registry = Registry(store)
             checks = Checks(
                 store=store,
-                identities=Identities(Registry(store), brand=settings.key_brand, pepper=settings.key_pepper),
-                plans=self.config.plans,
+                identities=Identities(registry, brand=settings.key_brand, pepper=settings.key_pepper),
+                planbook=planbook,
                 metrics=metrics,
                 timeout_s=settings.store_timeout_ms / 1000,
                 clock=clock,
                 timer=time.perf_counter,
             )
-            yield Services(store, checks, metrics, self.config)
+            refunds = Refunds(store=store, registry=registry, planbook=planbook, clock=clock)
+            reloader = Reloader(self.file, self.known, planbook, metrics, partial(keep_file_clients, settings))
+            async with reloader:
+                yield Services(store, checks, refunds, planbook, metrics)
+
+
+async def keep_file_clients(settings: Settings, config: Config) -> None:
+    """Have the clients that the configuration file keeps. Raises StoreUnavailableError."""
+    assert settings.redis_url is not None, "a service is told where its store is"
+    if config.clients:
+        url = settings.redis_url
+        async with deadline(KEEP_TIMEOUT_S), open_operations(settings, url, config) as operations:
+            await operations.clients.keep(config.clients)
 
 
 def serve(  # noqa: PLR0913 # One parameter for each option of the command.
     settings: Settings,
-    config: Config,
+    file: ConfigFile,
     *,
     host: str,
     port: int,
     workers: int,
-    announce: Callable[[str], None],
+    announce: Callable[[str, Config], None],
 ) -> None:
     """Serve until SIGINT or SIGTERM. `settings` names the store; port 0 takes any free one.
 
     `announce` is called with the base URL before the first worker starts: connections already queue then.
-    Raises ConfigError when the address cannot be listened on.
+    Raises ConfigError when the file cannot be used or the address cannot be listened on.
     """
     set_up_logging(settings.log_level)
+    known = file.fingerprint()
+    config = file.read()
     with ExitStack() as stack:
         listener = stack.enter_context(_listen(host, port))
         folder = None
         if workers > 1:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="quotas-metrics-")))
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)  # For the workers: they are started from here.
-        worker = Worker(settings, config, folder, os.getpid() if workers > 1 else None)
+        worker = Worker(settings, file, known, config, folder, os.getpid() if workers > 1 else None)
         signal.signal(signal.SIGTERM, _leave)
-        announce(_base_url(listener))
+        announce(_base_url(listener), config)
         server = _server_config(worker, workers)
         if workers > 1:
-            Multiprocess(server, sockets=[listener]).run()
+            Supervisor(server, sockets=[listener]).run()
         else:
             uvicorn.Server(server).run(sockets=[listener])
+
+
+class Supervisor(Multiprocess):
+    """Runs the workers; SIGHUP goes on to them, and they read the configuration again without a pause."""
+
+    def handle_hup(self) -> None:
+        """Pass SIGHUP on."""
+        for process in self.processes:
+            if process.pid is not None:
+                os.kill(process.pid, signal.SIGHUP)
 
 
 def _server_config(worker: Worker, workers: int) -> uvicorn.Config:

@@ -3,20 +3,21 @@
 Every road ends in an `Answer`: a refusal is a value, and so is an outage.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
 
-from quotas import requests
+from quotas import paths, requests
 from quotas.decisions import Decision, Outcome
-from quotas.errors import CredentialError, StoreUnavailableError
+from quotas.errors import RequestError, StoreUnavailableError
 from quotas.identities import Identities
-from quotas.limits import Quota
+from quotas.limits import Mode, Quota
 from quotas.metrics import Metrics
+from quotas.planbook import Planbook
 from quotas.plans import Plan, StoreErrorPolicy
 from quotas.registry import Identity, Status
 from quotas.requests import CheckRequest
-from quotas.scripts import PackedPlan, Take, take
+from quotas.scripts import Take, take
 from quotas.store import Store, deadline
 
 _ROUNDS = 3
@@ -37,6 +38,16 @@ class Reason(Enum):
     QUOTA_EXCEEDED = "quota_exceeded"
     COST_EXCEEDS_LIMIT = "cost_exceeds_limit"
     STORE_UNAVAILABLE = "store_unavailable"
+
+    @classmethod
+    def of(cls, decision: Decision) -> "Reason | None":
+        """Why a decision refuses; None when it allows."""
+        if decision.outcome is Outcome.TAKEN:
+            return None
+        if decision.outcome is Outcome.NEVER:
+            return cls.COST_EXCEEDS_LIMIT
+        assert decision.binding is not None, "a refusal names its limit"
+        return cls.QUOTA_EXCEEDED if isinstance(decision.binding.rule, Quota) else cls.RATE_LIMITED
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +72,7 @@ class Checks:
         *,
         store: Store,
         identities: Identities,
-        plans: Mapping[str, Plan],
+        planbook: Planbook,
         metrics: Metrics,
         timeout_s: float,
         clock: Callable[[], int],
@@ -69,29 +80,27 @@ class Checks:
     ) -> None:
         self._store = store
         self._identities = identities
-        self._plans = plans
-        self._packed = {name: PackedPlan(plan.limits) for name, plan in plans.items()}
+        self._planbook = planbook
         self._metrics = metrics
         self._timeout_s = timeout_s
         self._clock = clock
         self._timer = timer
 
-    async def check(self, headers: Iterable[tuple[bytes, bytes]]) -> Answer:
-        """The answer to a check with these headers, within the store's deadline, whatever the store does."""
+    async def check(self, headers: Iterable[tuple[bytes, bytes]], *, method: str, trusted: bool) -> Answer:
+        """The answer to a check with these headers, within the store's deadline, whatever the store does.
+
+        `method` is the check request's own; a `trusted` peer may say what the request costs.
+        """
         begun = self._timer()
         try:
-            request = requests.read(headers)
-        except CredentialError as error:
+            request = requests.read(headers, method=method, trusted=trusted)
+        except RequestError as error:
             answer = Answer(Reason(error.reason))
         else:
             answer = await self._answer(request)
-            self._count_units(answer, request.cost)
         client = answer.identity and answer.identity.client
         self._metrics.check(
-            client.name if client else None,
-            client.plan if client else "",
-            outcome(answer),
-            self._timer() - begun,
+            client.name if client else None, client.plan if client else "", outcome(answer), self._timer() - begun
         )
         return answer
 
@@ -100,7 +109,7 @@ class Checks:
         try:
             async with deadline(self._timeout_s):
                 return await self._decide(request, known)
-        except CredentialError as error:
+        except RequestError as error:
             return Answer(Reason(error.reason))
         except StoreUnavailableError as error:
             self._metrics.store_error(error.kind)
@@ -111,15 +120,15 @@ class Checks:
 
         Without an identity there is no plan to ask: who is not known does not pass.
         """
-        plan = None if identity is None else self._plans.get(identity.client.plan)
-        if plan is not None and plan.on_store_error is StoreErrorPolicy.ALLOW:
+        in_force = None if identity is None else self._planbook.of(identity.client, self._clock())
+        if in_force is not None and in_force.plan.on_store_error is StoreErrorPolicy.ALLOW:
             self._metrics.degraded(StoreErrorPolicy.ALLOW.value)
             return Answer(None, identity, degraded=True)
         self._metrics.degraded(StoreErrorPolicy.DENY.value)
         return Answer(Reason.STORE_UNAVAILABLE, identity)
 
     async def _decide(self, request: CheckRequest, known: list[Identity]) -> Answer:
-        """Find the client and take the cost; `known` tells the caller how far this came."""
+        """Find the client and take the cost; `known` ends with whom the caller is known to be, if that still holds."""
         for _ in range(_ROUNDS):
             now_us = self._clock()
             digest, identity = await self._identities.find(request.credential, now_us)
@@ -127,38 +136,51 @@ class Checks:
             client = identity.client
             if client.status is Status.SUSPENDED:
                 return Answer(Reason.SUSPENDED_CLIENT, identity)
-            plan = self._packed.get(client.plan)
-            if plan is None:
+            in_force = self._planbook.of(client, now_us)
+            if in_force is None:
                 self._identities.forget(digest)
                 return Answer(Reason.NO_PLAN, identity)
-            asked = Take(
-                client_id=client.id,
-                generation=client.generation,
-                key_id=identity.key.id,
-                cost=request.cost,
-                now_us=now_us,
-            )
+            asked = _take_of(request, identity, in_force.plan, now_us)
             begun = self._timer()
-            decision = await take(self._store, plan, asked)
+            decision = await take(self._store, in_force.packed, asked)
             self._metrics.store_seconds("take", self._timer() - begun)
             if decision is not None:
-                return Answer(_reason(decision), identity, decision)
+                self._count(decision, identity, asked.cost)
+                return Answer(Reason.of(decision), identity, decision)
             self._identities.forget(digest)
+            known.clear()
         raise StoreUnavailableError("reply", "the client changes faster than it can be loaded")
 
-    def _count_units(self, answer: Answer, cost: int) -> None:
-        if answer.decision is not None and answer.decision.allowed and answer.identity is not None:
-            client = answer.identity.client
+    def _count(self, decision: Decision, identity: Identity, cost: int) -> None:
+        """Count what an allowed check took, and what limits that do not refuse have seen."""
+        client = identity.client
+        if decision.allowed:
             self._metrics.units(client.name, client.plan, cost)
+        for standing in decision.standings:
+            mode = standing.limit.mode
+            if mode is Mode.SHADOW and standing.retry_after_us != 0:
+                self._metrics.shadow_refused(client.plan, standing.limit.name)
+            elif mode is Mode.OVERAGE and decision.allowed and standing.remaining < 0:
+                self._metrics.overage(client.plan, standing.limit.name, min(cost, -standing.remaining))
 
 
-def _reason(decision: Decision) -> Reason | None:
-    if decision.outcome is Outcome.TAKEN:
-        return None
-    if decision.outcome is Outcome.NEVER:
-        return Reason.COST_EXCEEDS_LIMIT
-    assert decision.binding is not None, "a refusal names its limit"
-    return Reason.QUOTA_EXCEEDED if isinstance(decision.binding.rule, Quota) else Reason.RATE_LIMITED
+def _take_of(request: CheckRequest, identity: Identity, plan: Plan, now_us: int) -> Take:
+    """What a request takes of its plan: which limits are about it, and what it costs."""
+    skipped: frozenset[str] = frozenset()
+    cost = 1 if request.cost is None else request.cost
+    if plan.asks_for_paths:
+        readings = paths.readings(request.target)
+        skipped = plan.skipped(request.method, readings)
+        if request.cost is None:
+            cost = plan.cost(request.method, readings)
+    return Take(
+        client_id=identity.client.id,
+        generation=identity.client.generation,
+        key_id=identity.key.id,
+        cost=cost,
+        now_us=now_us,
+        skipped=skipped,
+    )
 
 
 _OUTCOMES = {

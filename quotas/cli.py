@@ -6,18 +6,18 @@ Exit codes: 0 done, 1 the answer is no, 2 wrong use or wrong configuration.
 import asyncio
 import os
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Awaitable, Callable
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import orjson
 import typer
 from rich.console import Console
-from rich.table import Column, Table
-from rich.text import Text
 
 from quotas import app as composition
+from quotas import configuration, logs, replay_command, tables
+from quotas.app import Operations
 from quotas.clients import Clients
 from quotas.errors import (
     ConfigError,
@@ -27,8 +27,11 @@ from quotas.errors import (
     StoreUnavailableError,
 )
 from quotas.keys import Environment
+from quotas.logs import LogError
+from quotas.overrides import Override
 from quotas.plans import Config
 from quotas.registry import Client, Key
+from quotas.scripts import Refunded
 from quotas.settings import Settings
 from quotas.settings import load as load_settings
 from quotas.store import deadline
@@ -70,7 +73,7 @@ def main() -> None:
     except ConfigError as error:
         _say_faults(error)
         sys.exit(2)
-    except EmbeddedStoreError as error:
+    except (EmbeddedStoreError, LogError, OSError) as error:
         err.print(f"error: {error}")
         sys.exit(2)
     except (NotFoundError, ConflictError) as error:
@@ -91,12 +94,14 @@ def serve(
 ) -> None:
     """Serve checks."""
     settings = _settings(config)
-    plans = composition.load_config(settings)
+    file = configuration.find(settings.config)
+    file.read()
     with composition.store_for_service(settings) as serving:
-        assert serving.redis_url is not None, "a service has a store"
-        secret = _run(serving, serving.redis_url, plans, _demo) if demo else None
 
-        def announce(url: str) -> None:
+        def announce(url: str, plans: Config) -> None:
+            assert serving.redis_url is not None, "a service has a store"
+            secret = _run(serving, serving.redis_url, plans, _demo) if demo else None
+            asyncio.run(composition.keep_file_clients(serving, plans))
             out.print(f"quotas serves {plans.source} ({', '.join(plans.plans)}) on {url}")
             if secret is not None:
                 out.print(f"\nThe client `{DEMO_CLIENT}` has a new key, shown this once. Try:\n")
@@ -104,21 +109,21 @@ def serve(
             sys.stdout.flush()
 
         try:
-            composition.serve(serving, plans, host=host, port=port, workers=workers, announce=announce)
+            composition.serve(serving, file, host=host, port=port, workers=workers, announce=announce)
         except KeyboardInterrupt:
             raise typer.Exit(0) from None
 
 
-async def _demo(clients: Clients) -> str:
+async def _demo(services: Operations) -> str:
     lifetime_us = DEMO_KEY_DAYS * 86_400 * 1_000_000
-    return (await clients.demo_key(DEMO_CLIENT, DEMO_PLAN, lifetime_us)).secret
+    return (await services.clients.demo_key(DEMO_CLIENT, DEMO_PLAN, lifetime_us)).secret
 
 
 @app.command("check-config")
 def check_config(file: Annotated[Path, typer.Argument(help="The plan file.")], as_json: AsJson = False) -> None:
     """Say whether a plan file can be used, and everything that is wrong with it."""
     try:
-        config = composition.read_config(file)
+        config = configuration.ConfigFile(file).read()
     except ConfigError as error:
         if not as_json:
             raise
@@ -221,12 +226,12 @@ def list_keys(client: Annotated[str, typer.Option(help="Whose keys.")], as_json:
             key.shown + "…",
             key.name,
             key.environment.value,
-            _instant(key.created_at_us),
-            "never" if key.expires_at_us is None else _instant(key.expires_at_us),
+            tables.instant(key.created_at_us),
+            "never" if key.expires_at_us is None else tables.instant(key.expires_at_us),
         )
         for key in found
     ]
-    _print_table(("id", "key", "name", "environment", "created", "expires"), rows)
+    tables.print_table(out, ("id", "key", "name", "environment", "created", "expires"), rows)
 
 
 @keys_app.command("revoke")
@@ -236,22 +241,192 @@ def revoke_key(key_id: Annotated[str, typer.Argument(help="The key's id, as list
     _with_clients(lambda clients: clients.revoke_key(key_id))
 
 
+@clients_app.command("set-limit")
+def set_limit(
+    name: Name,
+    limit: Annotated[str, typer.Argument(help="The limit's name in the client's plan.")],
+    rate: Annotated[str | None, typer.Option(help="Another rate, such as 50/second.")] = None,
+    burst: Annotated[int | None, typer.Option(help="Another burst.")] = None,
+    quota: Annotated[str | None, typer.Option(help="Other units, such as 20000/month.")] = None,
+    timezone: Annotated[str | None, typer.Option(help="Another time zone of the window.")] = None,
+    anchor_day: Annotated[int | None, typer.Option(help="Another first day of the month.")] = None,
+    until: Annotated[
+        str | None, typer.Option(help="Last day (UTC) it holds, or the RFC 3339 instant it is over; for good if unset.")
+    ] = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Give a client a limit of its own in place of its plan's, from its next check on."""
+    override = Override(
+        rate=rate,
+        burst=burst,
+        quota=quota,
+        timezone=timezone,
+        anchor_day=anchor_day,
+        until_us=None if until is None else _until_us(until),
+    )
+    if override.model_copy(update={"until_us": None}) == Override():
+        raise typer.BadParameter("say what is different: --rate, --burst, --quota, --timezone or --anchor-day")
+    _show_clients([_with_clients(lambda clients: clients.set_limit(name, limit, override), config)], as_json)
+
+
+@clients_app.command("unset-limit")
+def unset_limit(
+    name: Name,
+    limit: Annotated[str, typer.Argument(help="The limit's name.")],
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Give a client its plan's limit back."""
+    _show_clients([_with_clients(lambda clients: clients.unset_limit(name, limit), config)], as_json)
+
+
+@app.command()
+def refund(
+    client: Annotated[str, typer.Argument(help="The client to give units back to.")],
+    units: Annotated[int, typer.Option(min=1, help="How many units.")],
+    idempotency_key: Annotated[str, typer.Option(help="Names this refund: it is made once per key, for a day.")],
+    key_id: Annotated[str, typer.Option(help="The key whose limits per key get theirs, too.")] = "",
+    method: Annotated[str, typer.Option(help="The method of the request that was charged.")] = "GET",
+    path: Annotated[str, typer.Option(help="Its path: limits that are not about it get nothing.")] = "/",
+    taken_at: Annotated[
+        str | None, typer.Option(help="RFC 3339: when it was charged. A window that began later gets nothing.")
+    ] = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Give units back, once per idempotency key, never above full."""
+    taken_us = None if taken_at is None else _instant_us(taken_at)
+
+    async def give(services: Operations) -> Refunded:
+        return await services.refunds.give(
+            client,
+            units,
+            idempotency_key=idempotency_key,
+            key_id=key_id,
+            method=method,
+            target=path,
+            taken_us=taken_us,
+        )
+
+    refunded = _with_operations(give, config)
+    if as_json:
+        _print_json({"client": client, "refunded": refunded.units, "repeated": refunded.repeated})
+        return
+    for name, given in refunded.units.items():
+        out.print(f"{name}: {given} back")
+    if refunded.repeated:
+        out.print("This refund had been made before; nothing was given now.")
+
+
+@app.command()
+def explain(
+    credential: Annotated[str, typer.Argument(help="The credential; - reads it from standard input.")],
+    method: Annotated[str, typer.Argument(help="The request's method.")],
+    path: Annotated[str, typer.Argument(help="The request's path.")],
+    cost: Annotated[int | None, typer.Option(min=0, help="Units; the plan's cost rules decide if unset.")] = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say why a request would be allowed or refused; takes nothing. Exit code 1 when it would be refused."""
+    secret = (sys.stdin.readline().strip() if credential == "-" else credential).encode()
+    explanation = _with_operations(
+        lambda services: services.explainer.explain(secret, method, path.encode(), cost), config
+    )
+    if as_json:
+        _print_json(tables.explanation_fields(explanation))
+    else:
+        tables.print_explanation(out, explanation)
+    raise typer.Exit(0 if explanation.reason is None else 1)
+
+
+@app.command()
+def replay(
+    requests: Annotated[Path, typer.Argument(help="The log; - is standard input.")],
+    config: ConfigFile = None,
+    plan: Annotated[str | None, typer.Option(help="Plan of the clients of whom nothing else is said.")] = None,
+    log_format: Annotated[str, typer.Option(help="replay (JSON lines), combined (nginx, Apache) or json.")] = "replay",
+    client_from: Annotated[
+        str | None, typer.Option(help="Where the client is: remote_user, remote_addr, field:N, or a JSON path.")
+    ] = None,
+    time_from: Annotated[str | None, typer.Option(help="json: where the time is.")] = None,
+    method_from: Annotated[str | None, typer.Option(help="json: where the method is.")] = None,
+    path_from: Annotated[str | None, typer.Option(help="json: where the path is.")] = None,
+    summary: Annotated[bool, typer.Option("--summary", help="Say per client what would have been refused.")] = False,
+    compare: Annotated[Path | None, typer.Option(help="Another plan file, to see both side by side.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run a request log through the plans on a virtual clock; prints a decision for each request.
+
+    The live state is neither used nor touched.
+    """
+    parse = logs.parser(
+        log_format, client_from=client_from, time_from=time_from, method_from=method_from, path_from=path_from
+    )
+    configs = [configuration.find(_settings(config).config).read()]
+    if compare is not None:
+        configs.append(configuration.ConfigFile(compare.absolute()).read())
+    summarised = summary or compare is not None
+    summaries, skipped = replay_command.replay_file(
+        None if requests == Path("-") else requests,
+        parse,
+        configs,
+        plan=plan,
+        decisions=None if summarised else sys.stdout.buffer,
+    )
+    sys.stdout.flush()
+    for why, lines in skipped.items():
+        if why is not logs.Skip.BLANK:
+            err.print(f"skipped {lines} lines: {why.value}")
+    if not summaries[0].clients and skipped[logs.Skip.NO_CLIENT]:
+        err.print("error: no line names a client; say where it is with --client-from")
+        raise typer.Exit(2)
+    if summarised and as_json:
+        found = [replay_command.summary_fields(each) for each in summaries]
+        _print_json(found[0] if compare is None else dict(zip((each.source for each in configs), found, strict=True)))
+    elif summarised:
+        replay_command.print_summary(out, configs, summaries)
+
+
+def _until_us(text: str) -> int:
+    """The first instant after a last day, or the instant itself."""
+    try:
+        day = date.fromisoformat(text)
+    except ValueError:
+        return _instant_us(text)
+    return _instant_us(f"{day + timedelta(days=1)}T00:00:00Z")
+
+
+def _instant_us(text: str) -> int:
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        at = None
+    if at is None or at.tzinfo is None:
+        raise typer.BadParameter(f"{text!r} is no RFC 3339 instant such as 2026-12-31T23:59:59Z")
+    return (at - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+
+
 def _settings(config: Path | None) -> Settings:
     return load_settings(os.environ if config is None else {**os.environ, "QUOTAS_CONFIG": str(config)})
 
 
 def _with_clients(work: Callable[[Clients], Awaitable[T]], config: Path | None = None) -> T:
     """Do something with the clients of the running service, or of the data directory when none runs."""
+    return _with_operations(lambda services: work(services.clients), config)
+
+
+def _with_operations(work: Callable[[Operations], Awaitable[T]], config: Path | None = None) -> T:
     settings = _settings(config)
-    plans = composition.load_config(settings)
+    plans = configuration.find(settings.config).read()
     with composition.store_for_command(settings) as url:
         return _run(settings, url, plans, work)
 
 
-def _run(settings: Settings, url: str, plans: Config, work: Callable[[Clients], Awaitable[T]]) -> T:
+def _run(settings: Settings, url: str, plans: Config, work: Callable[[Operations], Awaitable[T]]) -> T:
     async def run() -> T:
-        async with deadline(COMMAND_TIMEOUT_S), composition.open_clients(settings, url, plans) as clients:
-            return await work(clients)
+        async with deadline(COMMAND_TIMEOUT_S), composition.open_operations(settings, url, plans) as services:
+            return await work(services)
 
     return asyncio.run(run())
 
@@ -262,9 +437,10 @@ def _show_clients(clients: list[Client], as_json: bool, *, many: bool = False) -
         _print_json(listed if many else listed[0])
         return
     rows = [
-        (client.name, client.plan, client.status.value, client.id, _instant(client.created_at_us)) for client in clients
+        (client.name, client.plan, client.status.value, client.id, tables.instant(client.created_at_us))
+        for client in clients
     ]
-    _print_table(("name", "plan", "status", "id", "created"), rows)
+    tables.print_table(out, ("name", "plan", "status", "id", "created"), rows)
 
 
 def _client_fields(client: Client) -> dict[str, Any]:
@@ -273,7 +449,7 @@ def _client_fields(client: Client) -> dict[str, Any]:
         "plan": client.plan,
         "status": client.status.value,
         "id": client.id,
-        "created_at": _instant(client.created_at_us),
+        "created_at": tables.instant(client.created_at_us),
     }
 
 
@@ -282,24 +458,9 @@ def _key_fields(key: Key) -> dict[str, Any]:
         "name": key.name,
         "shown": key.shown,
         "environment": key.environment.value,
-        "created_at": _instant(key.created_at_us),
-        "expires_at": None if key.expires_at_us is None else _instant(key.expires_at_us),
+        "created_at": tables.instant(key.created_at_us),
+        "expires_at": None if key.expires_at_us is None else tables.instant(key.expires_at_us),
     }
-
-
-def _instant(at_us: int) -> str:
-    """RFC 3339 in UTC, whole seconds rounded down."""
-    at = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=at_us)
-    return at.strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _print_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Columns as wide as they need to be: an id that was cut is of no use."""
-    table = Table(*(Column(title, no_wrap=True) for title in titles), box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    wide = Console(markup=False, highlight=False, width=1_000)
-    wide.print(table, no_wrap=True, crop=False)
 
 
 def _print_json(content: object) -> None:

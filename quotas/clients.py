@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from quotas import keys
 from quotas.errors import ConflictError, NotFoundError
 from quotas.keys import Environment
-from quotas.plans import Plan
+from quotas.overrides import Override, dump, load
+from quotas.plans import MAX_CLIENT_NAME, Plan, is_client_name
 from quotas.registry import Client, Key, Registry, Status
 
-MAX_NAME = 128
+MAX_KEY_NAME = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +45,8 @@ class Clients:
 
     async def create(self, name: str, plan: str) -> Client:
         """A new client; its name is 1 to 128 printable characters and compared exactly."""
-        if not 1 <= len(name) <= MAX_NAME or not name.isprintable():
-            raise ConflictError(f"a client's name has 1 to {MAX_NAME} printable characters")
+        if not is_client_name(name):
+            raise ConflictError(f"a client's name has 1 to {MAX_CLIENT_NAME} printable characters")
         self._known_plan(plan)
         return await self._registry.create_client(name, plan, self._clock())
 
@@ -64,6 +65,41 @@ class Clients:
         """Put a client on another plan, from its next check on; what it has spent stays spent, by limit name."""
         self._known_plan(plan)
         return await self._amend(name, plan=plan)
+
+    async def set_limit(self, name: str, limit: str, override: Override) -> Client:
+        """Give a client a limit of its own in place of its plan's, from its next check on."""
+        client = await self.get(name)
+        plan = self._plans.get(client.plan)
+        known = {} if plan is None else {each.name: each for each in plan.limits}
+        if limit not in known:
+            raise ConflictError(f"the plan {client.plan!r} has no limit {limit!r}; it has {', '.join(known)}")
+        if override.until_us is not None and override.until_us <= self._clock():
+            raise ConflictError("the override would be over already; name an instant in the future")
+        try:
+            override.applied(known[limit])
+        except ValueError as error:
+            raise ConflictError(f"the limit {limit!r} cannot be this: {error}") from error
+        return await self._amend(name, overrides=dump({**load(client.overrides), limit: override}))
+
+    async def unset_limit(self, name: str, limit: str) -> Client:
+        """Give a client its plan's limit back."""
+        client = await self.get(name)
+        overrides = dict(load(client.overrides))
+        if overrides.pop(limit, None) is None:
+            raise NotFoundError(f"the client {name!r} has no limit {limit!r} of its own")
+        return await self._amend(name, overrides=dump(overrides))
+
+    async def keep(self, clients: Mapping[str, str]) -> None:
+        """Have the clients of the configuration file, name -> plan: create what is missing, move what differs."""
+        for name, plan in clients.items():
+            client = await self._registry.client(name)
+            try:
+                if client is None:
+                    await self.create(name, plan)
+                elif client.plan != plan:
+                    await self.set_plan(name, plan)
+            except (ConflictError, NotFoundError):
+                continue  # Another worker was faster.
 
     async def suspend(self, name: str) -> Client:
         """Refuse every check of a client until it is resumed; its keys and what it has spent stay."""
@@ -87,8 +123,8 @@ class Clients:
     ) -> IssuedKey:
         """A new key of a client. `expires_at_us` is the first instant at which it is too old; None is never."""
         now_us = self._clock()
-        if len(name) > MAX_NAME or not (name == "" or name.isprintable()):
-            raise ConflictError(f"a key's name has at most {MAX_NAME} printable characters")
+        if len(name) > MAX_KEY_NAME or not (name == "" or name.isprintable()):
+            raise ConflictError(f"a key's name has at most {MAX_KEY_NAME} printable characters")
         if expires_at_us is not None and expires_at_us <= now_us:
             raise ConflictError("the key would have expired already; name an instant in the future")
         client = await self.get(client_name)

@@ -123,20 +123,10 @@ def take(
     A refusal and a look (cost 0) return the memory as it was, but for a clock that stepped back: then its
     instant moves back too, or the client would be locked out until the old time has come again.
     """
-    known = Memory(now_us, now_us) if memory is None or memory.until_us <= now_us else memory
+    known = _alive(memory, now_us)
     elapsed_us = now_us - known.at_us
-    levels, counts = _attic(limits, known, now_us)
-    waits: list[int | None] = []
-    for limit in limits:
-        rule = limit.rule
-        if isinstance(rule, Bucket):
-            level = buckets.refilled(rule, _level(rule, known.levels.get(limit.name)), elapsed_us)
-            levels[limit.name] = (rule, level)
-            waits.append(buckets.retry_after_us(rule, level, cost))
-        else:
-            end_us, used = _count(rule, known.counts.get(limit.name), now_us)
-            counts[limit.name] = (end_us, used)
-            waits.append(_quota_wait(rule, used, cost, end_us - now_us))
+    levels, counts = _brought(limits, known, now_us)
+    waits = [_wait(limit, levels, counts, cost, now_us) for limit in limits]
     weighed = [(limit, wait) for limit, wait in zip(limits, waits, strict=True) if limit.name not in skipped]
     allowed = all(wait == 0 or limit.mode is not Mode.ENFORCE for limit, wait in weighed)
     if allowed and cost:
@@ -146,30 +136,86 @@ def take(
     standings = [_standing(limit, wait, levels, counts, now_us) for limit, wait in weighed]
     charged = allowed and cost and any(wait == 0 or limit.mode is Mode.OVERAGE for limit, wait in weighed)
     if charged or elapsed_us < 0:
-        until_us = max(known.until_us, now_us + _remembered_us(levels, counts, now_us))
-        memory = Memory(now_us, until_us, levels, counts) if until_us > now_us else None
+        memory = _remembered(known, levels, counts, now_us)
     return memory, Decision.of(now_us, standings)
 
 
-def _attic(
-    limits: Sequence[Limit], known: Memory, now_us: int
-) -> tuple[dict[str, tuple[Bucket, int]], dict[str, tuple[int, int]]]:
-    """What is remembered of limits that the plan no longer has, so that a plan changed to and fro mints nothing."""
-    buckets_now = {limit.name for limit in limits if isinstance(limit.rule, Bucket)}
-    quotas_now = {limit.name for limit in limits if isinstance(limit.rule, Quota)}
-    levels = {
-        name: (rule, buckets.refilled(rule, level, now_us - known.at_us))
-        for name, (rule, level) in known.levels.items()
-        if name not in buckets_now
-    }
-    return (
-        {name: (rule, level) for name, (rule, level) in levels.items() if level < rule.capacity},
-        {
-            name: (end_us, used)
-            for name, (end_us, used) in known.counts.items()
-            if name not in quotas_now and used and end_us + STEP_BACK_US > now_us
-        },
-    )
+def refund(  # noqa: PLR0913 # What is remembered, the plan, and what is asked: all of it is input.
+    limits: Sequence[Limit],
+    memory: Memory | None,
+    *,
+    now_us: int,
+    units: int,
+    taken_us: int | None = None,
+    skipped: Collection[str] = (),
+) -> tuple[Memory | None, dict[str, int]]:
+    """Give `units` back to every limit that is not skipped; returns the whole units that each got, by name.
+
+    Never above full, never below nothing used, and never to a window that began after `taken_us`, the instant
+    they were taken at (None: not known, counts as now).
+    """
+    known = _alive(memory, now_us)
+    levels, counts = _brought(limits, known, now_us)
+    given: dict[str, int] = {}
+    changed = now_us < known.at_us
+    for limit in limits:
+        if limit.name in skipped:
+            continue
+        if isinstance(limit.rule, Bucket):
+            rule, level = levels[limit.name]
+            fuller = min(rule.capacity, level + units * rule.grains)
+            levels[limit.name] = (rule, fuller)
+            given[limit.name] = fuller // rule.grains - level // rule.grains
+            changed = changed or fuller != level
+        else:
+            end_us, used = counts[limit.name]
+            begin_us, _ = windows.window_at(limit.rule, end_us - 1)
+            back = 0 if taken_us is not None and taken_us < begin_us else min(units, used)
+            counts[limit.name] = (end_us, used - back)
+            given[limit.name] = back
+            changed = changed or back > 0
+    if changed:
+        memory = _remembered(known, levels, counts, now_us)
+    return memory, given
+
+
+Levels = dict[str, tuple[Bucket, int]]
+Counts = dict[str, tuple[int, int]]
+
+
+def _alive(memory: Memory | None, now_us: int) -> Memory:
+    return Memory(now_us, now_us) if memory is None or memory.until_us <= now_us else memory
+
+
+def _brought(limits: Sequence[Limit], known: Memory, now_us: int) -> tuple[Levels, Counts]:
+    """Everything that is remembered, brought up to now and into the units of the limits in force.
+
+    Limits that the plan no longer has stay for as long as there is something to remember of them, so that a
+    plan changed to and fro mints nothing.
+    """
+    elapsed_us = now_us - known.at_us
+    levels: Levels = {}
+    counts: Counts = {}
+    for limit in limits:
+        if isinstance(limit.rule, Bucket):
+            level = _level(limit.rule, known.levels.get(limit.name))
+            levels[limit.name] = (limit.rule, buckets.refilled(limit.rule, level, elapsed_us))
+        else:
+            counts[limit.name] = _count(limit.rule, known.counts.get(limit.name), now_us)
+    for name, (rule, kept) in known.levels.items():
+        level = buckets.refilled(rule, kept, elapsed_us)
+        if level < rule.capacity:
+            levels.setdefault(name, (rule, level))
+    for name, (end_us, used) in known.counts.items():
+        if used and end_us + STEP_BACK_US > now_us:
+            counts.setdefault(name, (end_us, used))
+    return levels, counts
+
+
+def _remembered(known: Memory, levels: Levels, counts: Counts, now_us: int) -> Memory | None:
+    """The memory to keep; None when there is nothing to remember."""
+    until_us = max(known.until_us, now_us + _remembered_us(levels, counts, now_us))
+    return Memory(now_us, until_us, levels, counts) if until_us > now_us else None
 
 
 def _level(bucket: Bucket, kept: tuple[Bucket, int] | None) -> int:
@@ -196,10 +242,15 @@ def _remembered_us(levels: Mapping[str, tuple[Bucket, int]], counts: Mapping[str
     return max((FOREVER_US if us is None else min(FOREVER_US, us) for us in (*fills, *ends)), default=0)
 
 
-def _quota_wait(quota: Quota, used: int, cost: int, left_us: int) -> int | None:
-    if cost > quota.units:
+def _wait(limit: Limit, levels: Levels, counts: Counts, cost: int, now_us: int) -> int | None:
+    """Microseconds until one limit has room for the cost: 0 is now, None is never."""
+    rule = limit.rule
+    if isinstance(rule, Bucket):
+        return buckets.retry_after_us(rule, levels[limit.name][1], cost)
+    end_us, used = counts[limit.name]
+    if cost > rule.units:
         return None
-    return left_us if cost and used + cost > quota.units else 0
+    return end_us - now_us if cost and used + cost > rule.units else 0
 
 
 def _charge(limit: Limit, cost: int, levels: dict[str, tuple[Bucket, int]], counts: dict[str, tuple[int, int]]) -> None:
@@ -211,13 +262,7 @@ def _charge(limit: Limit, cost: int, levels: dict[str, tuple[Bucket, int]], coun
         counts[limit.name] = (end_us, used + cost)
 
 
-def _standing(
-    limit: Limit,
-    wait_us: int | None,
-    levels: Mapping[str, tuple[Bucket, int]],
-    counts: Mapping[str, tuple[int, int]],
-    now_us: int,
-) -> Standing:
+def _standing(limit: Limit, wait_us: int | None, levels: Levels, counts: Counts, now_us: int) -> Standing:
     rule = limit.rule
     if isinstance(rule, Bucket):
         _, level = levels[limit.name]

@@ -31,12 +31,16 @@ class ConfigError(QuotasError):
         super().__init__(f"{source}: " + "; ".join(str(fault) for fault in faults))
 
 
-class CredentialError(QuotasError):
-    """A request that names no client; `reason` is the machine code of the answer, never the credential."""
+class RequestError(QuotasError):
+    """A check request that cannot be answered with a decision; `reason` is the machine code of the answer."""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
         super().__init__(reason)
+
+
+class CredentialError(RequestError):
+    """A request that names no client; it never carries the credential."""
 
 
 class NotFoundError(QuotasError):

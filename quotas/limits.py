@@ -16,7 +16,7 @@ MAX_PERIOD_US = 366 * 86_400 * 1_000_000
 """The longest period of a rate: 366 days, in microseconds."""
 
 MAX_LIMITS = 16
-"""How many limits one check may have to pass."""
+"""How many limits a plan can have, and so the most that one check may have to pass."""
 
 
 class Window(Enum):

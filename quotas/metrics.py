@@ -66,6 +66,22 @@ class Metrics:
             ["mode"],
             registry=registry,
         )
+        self._shadow_refused = Counter(
+            "quotas_shadow_refused",
+            "Checks that a limit in shadow mode would have refused.",
+            ["plan", "limit"],
+            registry=registry,
+        )
+        self._overage = Counter(
+            "quotas_overage_units", "Units taken past a quota in overage mode.", ["plan", "limit"], registry=registry
+        )
+        self._reload = Gauge(
+            "quotas_config_last_reload_successful",
+            "1 when the plan file in force is the newest, 0 when the newest cannot be used.",
+            multiprocess_mode="livemin",
+            registry=registry,
+        )
+        self._reload.set(1)
         build = Gauge(
             "quotas_build_info",
             "The running version.",
@@ -102,6 +118,18 @@ class Metrics:
     def degraded(self, mode: str) -> None:
         """Count a check that was answered without the store."""
         self._degraded.labels(mode).inc()
+
+    def shadow_refused(self, plan: str, limit: str) -> None:
+        """Count a check that a shadow limit would have refused."""
+        self._shadow_refused.labels(plan, limit).inc()
+
+    def overage(self, plan: str, limit: str, units: int) -> None:
+        """Count units past a quota."""
+        self._overage.labels(plan, limit).inc(units)
+
+    def reloaded(self, *, successful: bool) -> None:
+        """Say whether the newest plan file is in force."""
+        self._reload.set(int(successful))
 
     def exposition(self) -> bytes:
         """Everything counted so far, by all workers, in the Prometheus text format."""

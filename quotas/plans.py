@@ -6,19 +6,25 @@ that only the domain can judge.
 """
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from enum import Enum
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated, Any
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from quotas.errors import ConfigError, Fault
-from quotas.limits import MAX_LIMITS, Bucket, Limit, Mode, Per, Quota, Window
+from quotas.limits import EXACT, MAX_LIMITS, Bucket, Limit, Mode, Per, Quota, Window
+from quotas.paths import PathPattern
 from quotas.windows import load_zone
+
+Network = IPv4Network | IPv6Network
+LOOPBACK: tuple[Network, ...] = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
+"""Whose word on costs and addresses is taken when the file does not say."""
 
 UNIT_US = {
     "microsecond": 1,
@@ -34,6 +40,7 @@ UNIT_US = {
 _RATE = re.compile(r"(-?[0-9_]+)\s*(?:/|\bper\b)\s*(?:([0-9_]+)\s+)?([a-z]+?)s?")
 _QUOTA = re.compile(r"(-?[0-9_]+)\s*(?:/|\bper\b)\s*([a-z]+?)s?")
 _MAX_DIGITS = 19
+MAX_CLIENT_NAME = 128
 
 
 class StoreErrorPolicy(Enum):
@@ -44,20 +51,65 @@ class StoreErrorPolicy(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Match:
+    """Which requests a rule is about. None is any method, or any path; methods are upper case."""
+
+    methods: frozenset[str] | None = None
+    path: PathPattern | None = None
+
+    def matches(self, method: str, paths: Sequence[str]) -> bool:
+        """Whether a request is meant, in any of the readings of its path."""
+        return (self.methods is None or method.upper() in self.methods) and (
+            self.path is None or self.path.matches_any(paths)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class CostRule:
+    """What the requests that match cost, in units; 0 is free."""
+
+    match: Match
+    cost: int
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
-    """A named set of limits and the answer to give when the store is down."""
+    """A named set of limits, which requests each is about, what requests cost, and the answer when the store is down.
+
+    A limit without an entry in `matches` is about every request.
+    """
 
     name: str
     limits: tuple[Limit, ...]
+    matches: Mapping[str, Match] = field(default_factory=dict)
+    costs: tuple[CostRule, ...] = ()
     on_store_error: StoreErrorPolicy = StoreErrorPolicy.DENY
+
+    @property
+    def asks_for_paths(self) -> bool:
+        """Whether a request's method and path make any difference."""
+        return bool(self.matches or self.costs)
+
+    def skipped(self, method: str, paths: Sequence[str]) -> frozenset[str]:
+        """Names of the limits that are not about this request, in any reading of its path."""
+        return frozenset(name for name, match in self.matches.items() if not match.matches(method, paths))
+
+    def cost(self, method: str, paths: Sequence[str]) -> int:
+        """Units that this request costs: of the first rule that matches, else 1; of several readings, the most."""
+        return max(self._cost(method, path) for path in paths)
+
+    def _cost(self, method: str, path: str) -> int:
+        return next((rule.cost for rule in self.costs if rule.match.matches(method, (path,))), 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Everything one configuration file says."""
+    """Everything one configuration file says. `clients` are those kept in the file, as name -> plan."""
 
     source: str
     plans: Mapping[str, Plan]
+    clients: Mapping[str, str] = field(default_factory=dict)
+    trusted_proxies: tuple[Network, ...] = LOOPBACK
 
 
 def parse(text: str, source: str) -> Config:
@@ -76,7 +128,7 @@ def parse(text: str, source: str) -> Config:
         faults += [_fault(details) for details in error.errors(include_url=False)]
     if faults:
         raise ConfigError(source, faults)
-    return Config(source, {name: plan.to_domain(name) for name, plan in file.plans.items()})
+    return file.to_domain(source)
 
 
 def parse_rate(text: str) -> tuple[int, int]:
@@ -111,7 +163,7 @@ def _whole(text: str) -> int:
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, arbitrary_types_allowed=True)
 
 
 def _printable(name: str) -> str:
@@ -120,7 +172,54 @@ def _printable(name: str) -> str:
     return name
 
 
+def _client_name(name: str) -> str:
+    if not is_client_name(name):
+        raise ValueError(f"a client's name has 1 to {MAX_CLIENT_NAME} printable characters")
+    return name
+
+
+def is_client_name(name: str) -> bool:
+    """Whether a client can be called this: 1 to 128 printable characters, compared exactly."""
+    return 1 <= len(name) <= MAX_CLIENT_NAME and name.isprintable()
+
+
+def _pattern(text: object) -> PathPattern:
+    if not isinstance(text, str):
+        raise ValueError("a path pattern is text, such as /search/* or /v1/{any}/items")  # noqa: TRY004 # pydantic collects it.
+    return PathPattern(text)
+
+
+def _network(text: object) -> Network:
+    if not isinstance(text, str):
+        raise ValueError("a network is text, such as 10.0.0.0/8 or ::1/128")  # noqa: TRY004 # pydantic collects it.
+    return ip_network(text)
+
+
 _Name = Annotated[str, AfterValidator(_printable)]
+
+
+def _method(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9!#$%&'*+.^_`|~-]{0,31}", text):
+        raise ValueError(f"{text[:40]!r} is no HTTP method")
+    return text.upper()
+
+
+class _Match(_Model):
+    methods: Annotated[list[Annotated[str, AfterValidator(_method)]], Field(min_length=1)] | None = None
+    path: Annotated[PathPattern, BeforeValidator(_pattern)] | None = None
+
+    @model_validator(mode="after")
+    def _something(self) -> "_Match":
+        if self.methods is None and self.path is None:
+            raise ValueError("must have `methods`, `path` or both")
+        return self
+
+    def to_domain(self) -> Match:
+        return Match(None if self.methods is None else frozenset(self.methods), self.path)
+
+
+class _Cost(_Match):
+    cost: Annotated[int, Field(ge=0, lt=EXACT)]
 
 
 class _Limit(_Model):
@@ -131,6 +230,7 @@ class _Limit(_Model):
     anchor_day: int | None = None
     mode: Annotated[Mode, Field(strict=False)] = Mode.ENFORCE
     per: Annotated[Per, Field(strict=False)] = Per.CLIENT
+    match: _Match | None = None
 
     @model_validator(mode="after")
     def _possible(self) -> "_Limit":
@@ -162,18 +262,51 @@ class _Limit(_Model):
 
 class _Plan(_Model):
     limits: Annotated[dict[_Name, _Limit], Field(min_length=1, max_length=MAX_LIMITS)]
+    costs: list[_Cost] = []
     on_store_error: Annotated[StoreErrorPolicy, Field(strict=False)] = StoreErrorPolicy.DENY
 
     def to_domain(self, name: str) -> Plan:
-        limits = tuple(limit.to_domain(title) for title, limit in self.limits.items())
-        return Plan(name, limits, self.on_store_error)
+        return Plan(
+            name,
+            tuple(limit.to_domain(title) for title, limit in self.limits.items()),
+            {title: limit.match.to_domain() for title, limit in self.limits.items() if limit.match is not None},
+            tuple(CostRule(rule.to_domain(), rule.cost) for rule in self.costs),
+            self.on_store_error,
+        )
+
+
+class _Client(_Model):
+    plan: str
 
 
 class _File(_Model):
     plans: Annotated[dict[_Name, _Plan], Field(min_length=1)]
+    clients: dict[Annotated[str, AfterValidator(_client_name)], _Client] = {}
+    trusted_proxies: list[Annotated[Network, BeforeValidator(_network)]] | None = None
+
+    @model_validator(mode="after")
+    def _plans_exist(self) -> "_File":
+        for name, client in self.clients.items():
+            if client.plan not in self.plans:
+                raise ValueError(f"the client {name!r} is on the plan {client.plan!r}, which is not in `plans`")
+        return self
+
+    def to_domain(self, source: str) -> Config:
+        return Config(
+            source,
+            {name: plan.to_domain(name) for name, plan in self.plans.items()},
+            {name: client.plan for name, client in self.clients.items()},
+            LOOPBACK if self.trusted_proxies is None else tuple(self.trusted_proxies),
+        )
 
 
-_MODELS: dict[str, type[_Model]] = {"": _File, "plans": _Plan, "limits": _Limit}
+_KNOWN: Mapping[str, type[_Model]] = {
+    "plans": _Plan,
+    "limits": _Limit,
+    "match": _Match,
+    "costs": _Cost,
+    "clients": _Client,
+}
 
 
 def _fault(details: ErrorDetails) -> Fault:
@@ -198,9 +331,9 @@ def _given(value: Any) -> str:
     return ""
 
 
-def _unknown(location: list[str]) -> str:
-    depth = location[:-1]
-    holder = _MODELS["" if not depth else "limits" if "limits" in depth else "plans"]
+def _unknown(location: Sequence[str]) -> str:
+    """What to write instead of a field that nobody knows."""
+    holder = next((_KNOWN[part] for part in reversed(location[:-1]) if part in _KNOWN), _File)
     known = list(holder.model_fields)
     close = get_close_matches(location[-1], known, n=1)
     return f"unknown field; did you mean `{close[0]}`?" if close else f"unknown field; known: {', '.join(known)}"

@@ -4,7 +4,7 @@ What is where (layout version `q1`):
 
     q1:clients             hash    client name -> client id
     q1:keys                hash    key id -> digest
-    q1:{<client id>}:client  hash  name, plan, status, generation, created_at_us
+    q1:{<client id>}:client  hash  name, plan, status, generation, created_at_us, overrides
     q1:{<client id>}:keys  hash    key id -> digest
     q1:key:<digest>        hash    id, client_id, name, shown, environment, created_at_us, expires_at_us
 
@@ -26,7 +26,7 @@ from quotas.store import Store
 
 _CLIENTS = "q1:clients"
 _KEYS = "q1:keys"
-_CLIENT_FIELDS = ("name", "plan", "status", "generation", "created_at_us")
+_CLIENT_FIELDS = ("name", "plan", "status", "generation", "created_at_us", "overrides")
 _KEY_FIELDS = ("id", "client_id", "name", "shown", "environment", "created_at_us", "expires_at_us")
 _PAGE = 500
 
@@ -40,7 +40,10 @@ class Status(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """A client's record. `generation` rises with every change of the client or of its keys."""
+    """A client's record. `generation` rises with every change of the client or of its keys.
+
+    `overrides` is text that `overrides.load` reads; empty is none.
+    """
 
     id: str
     name: str
@@ -48,6 +51,7 @@ class Client:
     status: Status
     generation: int
     created_at_us: int
+    overrides: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,8 +171,9 @@ class Registry:
         values = await self._store.call("HMGET", record_key(client_id), *_CLIENT_FIELDS)
         if values[0] is None:
             return None
-        name, plan, status, generation, created_at_us = (value.decode() for value in values)
-        return Client(client_id, name, plan, Status(status), int(generation), int(created_at_us))
+        name, plan, status, generation, created_at_us = (value.decode() for value in values[:5])
+        overrides = (values[5] or b"").decode()
+        return Client(client_id, name, plan, Status(status), int(generation), int(created_at_us), overrides)
 
     async def _load_key(self, digest: str) -> Key | None:
         values: list[Any] = await self._store.call("HMGET", _key(digest), *_KEY_FIELDS)

@@ -14,7 +14,7 @@ import orjson
 from quotas import windows
 from quotas.checks import Answer, Reason
 from quotas.decisions import Decision, Standing
-from quotas.limits import Bucket, Limit, Quota
+from quotas.limits import Bucket, Limit, Mode, Quota
 
 PROBLEM = b"application/problem+json"
 REALM = "quotas"
@@ -68,6 +68,7 @@ _TITLES = {
 }
 
 _HINTS = {
+    Reason.INVALID_REQUEST: "One of X-Quotas-Cost, X-Forwarded-Method and X-Forwarded-Uri is malformed or sent twice.",
     Reason.MISSING_CREDENTIAL: "Send an API key as `X-API-Key` or as `Authorization: Bearer`.",
     Reason.INVALID_CREDENTIAL: "Check that the whole key was sent and that it has not been revoked.",
     Reason.EXPIRED_CREDENTIAL: "Ask for a new credential.",
@@ -118,10 +119,12 @@ def _field(name: str) -> bytes:
 
 
 def _rate_limit(decision: Decision) -> list[tuple[bytes, bytes]]:
-    if not decision.standings:
+    """A limit in shadow mode is tried out before anyone feels it, so nobody is told of it."""
+    seen = [standing for standing in decision.standings if standing.limit.mode is not Mode.SHADOW]
+    if not seen:
         return []
-    policies = ", ".join(_policy(standing, decision.at_us) for standing in decision.standings)
-    limits = ", ".join(_standing(standing) for standing in decision.standings)
+    policies = ", ".join(_policy(standing, decision.at_us) for standing in seen)
+    limits = ", ".join(_standing(standing) for standing in seen)
     return [(b"ratelimit-policy", policies.encode()), (b"ratelimit", limits.encode())]
 
 

@@ -1,51 +1,94 @@
-"""What a check request says: the credential it carries and the cost it asks for. Pure text work.
+"""What a check request says: credential, method, path and cost. Pure text work.
 
-Header values are bytes and stay bytes: a credential is compared exactly, whatever it is made of.
+Header values are bytes and stay bytes: a credential is compared exactly, whatever it is made of. Method and path
+are those of the request that the gateway asks about, carried in `X-Forwarded-Method` and `X-Forwarded-Uri`.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
+from ipaddress import ip_address
 
-from quotas.errors import CredentialError
+from quotas.errors import CredentialError, RequestError
+from quotas.limits import EXACT
+from quotas.plans import Network
 
 MAX_CREDENTIAL = 8192
 """Bytes; a longer credential is refused before anything is done with it."""
 
+_SINGLE = {
+    b"authorization": "ambiguous_credentials",
+    b"x-api-key": "ambiguous_credentials",
+    b"x-forwarded-method": "invalid_request",
+    b"x-forwarded-uri": "invalid_request",
+    b"x-quotas-cost": "invalid_request",
+}
+"""The headers that are read, and the reason to refuse a request that has one of them twice."""
+
+_METHOD = re.compile(rb"[A-Za-z][A-Za-z0-9!#$%&'*+.^_`|~-]{0,31}")
+_COST = re.compile(rb"[0-9]{1,16}")
+
 
 @dataclass(frozen=True, slots=True)
 class CheckRequest:
-    """One check as the gateway asked it. The credential is left out of the repr."""
+    """One check as the gateway asked it. The credential is left out of the repr.
+
+    `target` is the carried request target, byte for byte. `cost` None is not said: the plan's rules decide.
+    """
 
     credential: bytes = field(repr=False)
-    cost: int = 1
+    method: str = "GET"
+    target: bytes = field(default=b"/", repr=False)
+    cost: int | None = None
 
 
-def read(headers: Iterable[tuple[bytes, bytes]]) -> CheckRequest:
+def read(headers: Iterable[tuple[bytes, bytes]], *, method: str = "GET", trusted: bool = False) -> CheckRequest:
     """The request that these headers make; names are lower case, as ASGI has them.
 
+    `method` is the check request's own and stands where none is carried. `X-Quotas-Cost` is believed only from a
+    `trusted` peer and otherwise not looked at.
+
     Raises CredentialError with the reason `missing_credential`, `invalid_credential` or
-    `ambiguous_credentials`: two headers of one kind, or two that disagree, never choose a client.
+    `ambiguous_credentials`: two headers of one kind, or two that disagree, never choose a client. Raises
+    RequestError with the reason `invalid_request` for a method, path or cost that cannot be read.
     """
-    authorization: bytes | None = None
-    api_key: bytes | None = None
+    found: dict[bytes, bytes] = {}
     for name, value in headers:
-        if name == b"authorization":
-            if authorization is not None:
-                raise CredentialError("ambiguous_credentials")
-            authorization = value
-        elif name == b"x-api-key":
-            if api_key is not None:
-                raise CredentialError("ambiguous_credentials")
-            api_key = value.strip(b" \t")
+        if name in _SINGLE:
+            if name in found and (trusted or name != b"x-quotas-cost"):
+                raise (RequestError if _SINGLE[name] == "invalid_request" else CredentialError)(_SINGLE[name])
+            found[name] = value
+    credential = _credential(found.get(b"authorization"), found.get(b"x-api-key"))
+    carried = found.get(b"x-forwarded-method", method.encode("latin-1"))
+    if not _METHOD.fullmatch(carried):
+        raise RequestError("invalid_request")
+    cost = _cost(found[b"x-quotas-cost"]) if trusted and b"x-quotas-cost" in found else None
+    return CheckRequest(credential, carried.decode("ascii"), found.get(b"x-forwarded-uri", b"/"), cost)
+
+
+@lru_cache(4096)
+def is_trusted(host: str, networks: tuple[Network, ...]) -> bool:
+    """Whether a peer's address is in one of the networks; what is no address is not."""
+    try:
+        address = ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return any((mapped or address) in network for network in networks)
+
+
+def _credential(authorization: bytes | None, api_key: bytes | None) -> bytes:
     bearer = None if authorization is None else _bearer(authorization)
-    if bearer is not None and api_key is not None and bearer != api_key:
+    key = None if api_key is None else api_key.strip(b" \t")
+    if bearer is not None and key is not None and bearer != key:
         raise CredentialError("ambiguous_credentials")
-    credential = api_key if bearer is None else bearer
+    credential = key if bearer is None else bearer
     if not credential:
         raise CredentialError("missing_credential")
     if len(credential) > MAX_CREDENTIAL:
         raise CredentialError("invalid_credential")
-    return CheckRequest(credential)
+    return credential
 
 
 def _bearer(authorization: bytes) -> bytes | None:
@@ -60,3 +103,10 @@ def _bearer(authorization: bytes) -> bytes | None:
     if b" " in credential or b"," in credential or b"\t" in credential:
         raise CredentialError("invalid_credential")
     return credential
+
+
+def _cost(value: bytes) -> int:
+    """ASCII digits and nothing else, below 2**53."""
+    if not _COST.fullmatch(value) or int(value) >= EXACT:
+        raise RequestError("invalid_request")
+    return int(value)

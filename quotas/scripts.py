@@ -3,35 +3,45 @@
 The layouts packed here are described in the header of `lua/take.lua`; the two change together.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
-from struct import pack
+from struct import pack, unpack_from
 
 from quotas import windows
-from quotas.decisions import Decision, Standing
+from quotas.decisions import Decision, Memory, Standing
 from quotas.errors import StoreUnavailableError
-from quotas.limits import Bucket, Limit, Mode, Per, Quota
+from quotas.limits import Bucket, Limit, Mode, Per
 from quotas.store import Script, Store
 
 TAKEN, REFUSED, STALE, WINDOWS = 1, 0, -1, -2
+GIVEN, REPEATED, GONE = 1, 0, -1
 _BUCKET, _QUOTA = 0, 1
 _MODES = {Mode.ENFORCE: 0, Mode.SHADOW: 1, Mode.OVERAGE: 2}
+HEAD = 26
+"""Bytes of a state before its layout."""
+
+RECEIPT_MS = 86_400_000
+"""How long a refund is remembered by its idempotency key: a day."""
+
+_TRIES = 2
 _MAX_CACHED_RULES = 256
 """Sets of matching limits whose packed rules a plan keeps; a plan rarely has more than a few."""
 
 
-def load(name: str) -> Script:
-    """The script `lua/<name>.lua`: from the package when installed, from the repository in development."""
+def _text(name: str) -> str:
+    """The text of `lua/<name>.lua`: from the package when installed, from the repository in development."""
     packaged = files("quotas") / "lua" / f"{name}.lua"
     if packaged.is_file():
-        return Script(name, packaged.read_text("utf-8"))
-    return Script(name, (Path(__file__).parent.parent / "lua" / f"{name}.lua").read_text("utf-8"))
+        return packaged.read_text("utf-8")
+    return (Path(__file__).parent.parent / "lua" / f"{name}.lua").read_text("utf-8")
 
 
-TAKE = load("take")
-AMEND = load("amend")
+TAKE = Script("take", _text("limits") + _text("take"))
+REFUND = Script("refund", _text("limits") + _text("refund"))
+AMEND = Script("amend", _text("amend"))
 
 
 def state_key(client_id: str) -> str:
@@ -65,11 +75,14 @@ class PackedLimits:
         begin_us, end_us = 0, now_us + 10**15
         parts = []
         for limit in self.limits:
-            parts.append(pack("<BB", limit.name not in skipped, _MODES[limit.mode]))
-            if isinstance(limit.rule, Quota):
-                edges = windows.boundaries(limit.rule, now_us)
+            head = (limit.name not in skipped, _MODES[limit.mode])
+            rule = limit.rule
+            if isinstance(rule, Bucket):
+                parts.append(pack("<6d", _BUCKET, *head, rule.grains, rule.refill, rule.burst))
+            else:
+                edges = windows.boundaries(rule, now_us)
                 begin_us, end_us = max(begin_us, edges[1]), min(end_us, edges[2])
-                parts.append(pack("<ddddd", limit.rule.units, *edges))
+                parts.append(pack("<8d", _QUOTA, *head, rule.units, *edges))
         packed = b"".join(parts)
         if len(self._rules) >= _MAX_CACHED_RULES:
             self._rules.clear()
@@ -94,6 +107,13 @@ class PackedPlan:
         self.per_key = PackedLimits([limit for limit in limits if limit.per is Per.KEY])
         self.limits = self.per_client.limits + self.per_key.limits
 
+    def packed(self, now_us: int, skipped: frozenset[str]) -> tuple[bytes, ...]:
+        """Layout and rules as the scripts take them: of the client's limits, then of the key's if there are any."""
+        words = (self.per_client.layout, self.per_client.rules(now_us, skipped))
+        if not self.per_key.limits:
+            return words
+        return (*words, self.per_key.layout, self.per_key.rules(now_us, skipped))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Take:
@@ -115,28 +135,99 @@ async def take(store: Store, plan: PackedPlan, asked: Take) -> Decision | None:
     Raises StoreUnavailableError.
     """
     now_us = asked.now_us
-    for _ in range(2):
-        reply = await store.run(TAKE, *_words(plan, asked, now_us))
+    for _ in range(_TRIES):
+        reply = await store.run(TAKE, *take_words(plan, asked, now_us))
         if reply[0] == STALE:
             return None
         if reply[0] != WINDOWS:
-            return _decision(plan, asked, reply)
+            return decision_of(plan, asked, reply)
         now_us = reply[1]
-    raise StoreUnavailableError("reply", "the server's clock moves faster than windows can be computed")
+    raise _too_fast()
 
 
-def _words(plan: PackedPlan, asked: Take, now_us: int) -> tuple[tuple[str, ...], tuple[bytes | int, ...]]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refund:
+    """What one refund asks. `taken_us` None is not known; `own_clock` as for a take."""
+
+    client_id: str
+    key_id: str
+    idempotency_key: str
+    units: int
+    now_us: int
+    taken_us: int | None = None
+    own_clock: bool = False
+    skipped: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Refunded:
+    """Whole units that each limit got back, by name; `repeated` says that an earlier call gave them."""
+
+    units: Mapping[str, int]
+    repeated: bool
+
+
+async def refund(store: Store, plan: PackedPlan, asked: Refund) -> Refunded | None:
+    """What `lua/refund.lua` gave back; None when there is no such client. Raises StoreUnavailableError."""
+    now_us = asked.now_us
+    digest = sha256(asked.idempotency_key.encode()).hexdigest()
+    keys: tuple[str, ...] = (
+        state_key(asked.client_id),
+        record_key(asked.client_id),
+        f"q1:{{{asked.client_id}}}:refund:{digest}",
+    )
+    if plan.per_key.limits:
+        keys += (key_state_key(asked.client_id, asked.key_id),)
+    for _ in range(_TRIES):
+        clock_us = asked.now_us if asked.own_clock else 0
+        head = (asked.units, clock_us, asked.taken_us or 0, RECEIPT_MS)
+        reply = await store.run(REFUND, keys, (*head, *plan.packed(now_us, asked.skipped)))
+        if reply[0] == GONE:
+            return None
+        if reply[0] != WINDOWS:
+            pairs = zip(reply[2::2], reply[3::2], strict=True)
+            return Refunded({name.decode(): units for name, units in pairs}, repeated=reply[0] == REPEATED)
+        now_us = reply[1]
+    raise _too_fast()
+
+
+def decode_state(data: bytes) -> tuple[int, Memory]:
+    """A state's bytes as (generation, memory): the layout in the header of `lua/limits.lua`."""
+    generation, at_us, until_us, length = unpack_from("<dddH", data)
+    position, values = HEAD, HEAD + length
+    levels: dict[str, tuple[Bucket, int]] = {}
+    counts: dict[str, tuple[int, int]] = {}
+    while position < HEAD + length:
+        kind = data[position]
+        grains, refill, burst = unpack_from("<ddd", data, position + 1) if kind == _BUCKET else (0, 0, 0)
+        position += 25 if kind == _BUCKET else 1
+        name = data[position + 1 : position + 1 + data[position]].decode()
+        position += 1 + data[position]
+        if kind == _BUCKET:
+            (level,) = unpack_from("<d", data, values)
+            levels[name] = (Bucket(count=int(refill), period_us=int(grains), burst=int(burst)), int(level))
+        else:
+            end_us, used = unpack_from("<dd", data, values)
+            counts[name] = (int(end_us), int(used))
+        values += 8 if kind == _BUCKET else 16
+    return int(generation), Memory(int(at_us), int(until_us), levels, counts)
+
+
+def take_words(plan: PackedPlan, asked: Take, now_us: int) -> tuple[tuple[str, ...], tuple[bytes | int, ...]]:
+    """Keys and arguments of `lua/take.lua`; `now_us` picks the windows' boundaries."""
     keys: tuple[str, ...] = (state_key(asked.client_id), record_key(asked.client_id))
+    if plan.per_key.limits:
+        keys += (key_state_key(asked.client_id, asked.key_id),)
     clock_us = asked.now_us if asked.own_clock else 0
-    per_client = (plan.per_client.layout, plan.per_client.rules(now_us, asked.skipped))
-    if not plan.per_key.limits:
-        return keys, (asked.generation, asked.cost, clock_us, *per_client)
-    per_key = (plan.per_key.layout, plan.per_key.rules(now_us, asked.skipped))
-    keys += (key_state_key(asked.client_id, asked.key_id),)
-    return keys, (asked.generation, asked.cost, clock_us, *per_client, *per_key)
+    return keys, (asked.generation, asked.cost, clock_us, *plan.packed(now_us, asked.skipped))
 
 
-def _decision(plan: PackedPlan, asked: Take, reply: list[int]) -> Decision:
+def _too_fast() -> StoreUnavailableError:
+    return StoreUnavailableError("reply", "the server's clock moves faster than windows can be computed")
+
+
+def decision_of(plan: PackedPlan, asked: Take, reply: list[int]) -> Decision:
+    """What a reply of `lua/take.lua` means, other than that it was not decided."""
     matched = [limit for limit in plan.limits if limit.name not in asked.skipped]
     assert len(reply) == 2 + 3 * len(matched), "take.lua reports three numbers for each limit that applies"
     numbers = iter(reply[2:])

@@ -16,13 +16,14 @@ import asyncio
 import math
 import random
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha1
 from typing import Any, Self
 
 import redis.asyncio
+from hiredis import pack_command
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -45,15 +46,14 @@ Word = bytes | str | int
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """One Lua script: its name for messages and metrics, and its text."""
+    """One Lua script: its name for messages and metrics, its text, and the SHA-1 that EVALSHA knows it by."""
 
     name: str
-    source: str
+    source: str = field(repr=False)
+    digest: str = field(init=False)
 
-    @property
-    def digest(self) -> str:
-        """The SHA-1 that EVALSHA knows it by."""
-        return sha1(self.source.encode(), usedforsecurity=False).hexdigest()
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "digest", sha1(self.source.encode(), usedforsecurity=False).hexdigest())
 
 
 class _Unknown(Exception):  # noqa: N818 # It never leaves this file: a reply, NOSCRIPT, on its way to `run`.
@@ -118,8 +118,20 @@ class Store:
         try:
             return await self._ask(words)
         except _Unknown:
-            await self.call("SCRIPT", "LOAD", script.source)
+            await self.load(script)
         return await self.call(*words)
+
+    async def run_all(self, script: Script, calls: Iterable[tuple[tuple[str, ...], tuple[Word, ...]]]) -> list[Any]:
+        """The replies of many runs of one script, in order; see `load`. Errors are `call`'s."""
+        asked = [self._ask(("EVALSHA", script.digest, len(keys), *keys, *words)) for keys, words in calls]
+        try:
+            return await asyncio.gather(*asked)
+        except _Unknown as error:
+            raise StoreUnavailableError("reply", "NOSCRIPT") from error
+
+    async def load(self, script: Script) -> None:
+        """Have the server know a script."""
+        await self.call("SCRIPT", "LOAD", script.source)
 
     def _ask(self, words: tuple[Word, ...]) -> asyncio.Future[Any]:
         loop = asyncio.get_running_loop()
@@ -183,7 +195,7 @@ class Store:
                 self._last_reply_at = asyncio.get_running_loop().time()
             self._sent.extend(calls)
             if calls:
-                packed = connection.pack_commands([call.words for call in calls])
+                packed = b"".join([pack_command(call.words) for call in calls])  # type: ignore[arg-type] # Typed for one word.
                 await connection.send_packed_command(packed, check_health=False)
 
     async def _read(self, connection: AbstractConnection) -> None:

@@ -10,11 +10,15 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
 from importlib.metadata import version
-from typing import TypedDict
+from typing import Annotated, TypedDict
 
 import orjson
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -22,13 +26,19 @@ from starlette.types import Receive, Scope, Send
 
 from quotas import metrics
 from quotas.checks import Checks
-from quotas.errors import StoreUnavailableError
+from quotas.errors import ConflictError, NotFoundError, StoreUnavailableError
+from quotas.limits import EXACT
 from quotas.metrics import Metrics
-from quotas.plans import Config
+from quotas.planbook import Planbook
+from quotas.refunds import Refunds
 from quotas.rendering import PROBLEM, check_response
+from quotas.requests import is_trusted
 from quotas.store import Store, deadline
 
 _READY_TIMEOUT_S = 1.0
+_REFUND_TIMEOUT_S = 1.0
+_MAX_BODY = 16_384
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ORPHAN_POLL_S = 1.0
 
 
@@ -38,8 +48,28 @@ class Services:
 
     store: Store
     checks: Checks
+    refunds: Refunds
+    planbook: Planbook
     metrics: Metrics
-    config: Config
+
+
+class RefundRequest(BaseModel):
+    """The body of `POST /v1/refund`. `taken_at` is when the units were taken: RFC 3339, with an offset."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    client: str
+    units: Annotated[int, Field(ge=1, lt=EXACT)]
+    idempotency_key: Annotated[str, Field(min_length=1, max_length=256)]
+    key_id: Annotated[str, Field(max_length=64)] = ""
+    method: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9!#$%&'*+.^_`|~-]{0,31}$")] = "GET"
+    path: Annotated[str, Field(max_length=8192)] = "/"
+    taken_at: AwareDatetime | None = None
+
+    @property
+    def taken_us(self) -> int | None:
+        """`taken_at` in microseconds since the epoch."""
+        return None if self.taken_at is None else (self.taken_at - _EPOCH) // timedelta(microseconds=1)
 
 
 class State(TypedDict):
@@ -57,7 +87,9 @@ class CheckEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 # No body is read.
         """Answer one check (ASGI 3)."""
         services: Services = scope["state"]["services"]
-        answer = await services.checks.check(scope["headers"])
+        answer = await services.checks.check(
+            scope["headers"], method=scope["method"], trusted=_is_trusted(scope, services)
+        )
         response = check_response(answer)
         await send({"type": "http.response.start", "status": response.status, "headers": response.headers})
         await send({"type": "http.response.body", "body": response.body})
@@ -83,11 +115,12 @@ def create(open_services: Opened, *, parent: int | None = None) -> Starlette:
         routes=[
             Route("/check", check),
             Route("/check/{path:path}", check),
+            Route("/v1/refund", _refund, methods=["POST"]),
             Route("/healthz", _healthz),
             Route("/readyz", _readyz),
             Route("/metrics", _metrics),
         ],
-        exception_handlers={404: _not_found, 405: _wrong_method},
+        exception_handlers=dict.fromkeys((HTTPException, ValidationError, *_STATUS), _failed),
     )
 
 
@@ -99,7 +132,7 @@ async def _healthz(_: Request) -> Response:
 async def _readyz(request: Request) -> Response:
     """Whether checks can be decided: the store answers and plans are loaded."""
     services: Services = request.state.services
-    plans = len(services.config.plans)
+    plans = len(services.planbook.config.plans)
     try:
         async with deadline(_READY_TIMEOUT_S):
             await services.store.call("PING")
@@ -114,18 +147,64 @@ async def _metrics(request: Request) -> Response:
     return Response(exposition, media_type=metrics.CONTENT_TYPE)
 
 
-async def _not_found(_: Request, __: Exception) -> Response:
-    detail = "The paths are /check, /healthz, /readyz and /metrics."
-    return _problem(404, "There is nothing at this path", detail)
+async def _refund(request: Request) -> Response:
+    """Give units back: for services behind the gateway that speak to this one directly, never for its callers."""
+    services: Services = request.state.services
+    if not _is_trusted(request.scope, services) or _came_through_a_proxy(request):
+        raise HTTPException(403, "Refunds are for trusted callers: ask directly, from one of `trusted_proxies`.")
+    asked = RefundRequest.model_validate_json(await _body(request))
+    async with deadline(_REFUND_TIMEOUT_S):
+        refunded = await services.refunds.give(
+            asked.client,
+            asked.units,
+            idempotency_key=asked.idempotency_key,
+            key_id=asked.key_id,
+            method=asked.method,
+            target=asked.path,
+            taken_us=asked.taken_us,
+        )
+    return _json({"client": asked.client, "refunded": refunded.units, "repeated": refunded.repeated})
 
 
-async def _wrong_method(request: Request, _: Exception) -> Response:
-    return _problem(405, "This path has no such method", f"Ask for {request.url.path} with GET.")
+async def _body(request: Request) -> bytes:
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > _MAX_BODY:
+            raise HTTPException(413, f"The body has at most {_MAX_BODY} bytes.")
+    return body
 
 
-def _problem(status: int, title: str, detail: str) -> Response:
-    problem = {"type": "about:blank", "title": title, "status": status, "detail": detail}
-    return Response(orjson.dumps(problem), status, {"cache-control": "no-store"}, PROBLEM.decode())
+def _is_trusted(scope: Scope, services: Services) -> bool:
+    peer = scope.get("client")
+    return peer is not None and is_trusted(peer[0], services.planbook.config.trusted_proxies)
+
+
+def _came_through_a_proxy(request: Request) -> bool:
+    return any(name in request.headers for name in ("forwarded", "x-forwarded-for", "x-real-ip", "via"))
+
+
+_STATUS: Mapping[type[Exception], int] = {NotFoundError: 404, ConflictError: 409, StoreUnavailableError: 503}
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    """Every error that is an answer, as problem details (RFC 9457)."""
+    if isinstance(error, HTTPException):
+        detail = error.detail if error.status_code not in {404, 405} else f"{request.method} {request.url.path}"
+        return _problem(error.status_code, detail)
+    if isinstance(error, ValidationError):
+        faults = (f"{'.'.join(map(str, fault['loc'])) or 'body'}: {fault['msg']}" for fault in error.errors())
+        return _problem(400, "; ".join(faults))
+    detail = str(error)
+    if isinstance(error, StoreUnavailableError):
+        detail = f"The store did not answer ({error.kind}). What was asked may have been done; it can be asked again."
+    return _problem(_STATUS[type(error)], detail)
+
+
+def _problem(status: int, detail: str) -> Response:
+    problem = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
+    headers = {"cache-control": "no-store"} | ({"retry-after": "1"} if status == HTTPStatus.SERVICE_UNAVAILABLE else {})
+    return Response(orjson.dumps(problem), status, headers, PROBLEM.decode())
 
 
 def _json(content: Mapping[str, object], status: int = 200) -> Response:

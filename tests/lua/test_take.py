@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from struct import pack, unpack
 
 import pytest
@@ -10,10 +10,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from takes import Taker, with_store
 
-from quotas.decisions import Memory, Outcome, take
+from quotas.decisions import Memory, Outcome, refund, take
 from quotas.errors import StoreUnavailableError
 from quotas.limits import Bucket, Limit, Mode, Per, Quota, Window
-from quotas.scripts import AMEND, TAKE, PackedPlan, Take, key_state_key, record_key, state_key
+from quotas.scripts import (
+    AMEND,
+    TAKE,
+    PackedPlan,
+    Refund,
+    Refunded,
+    Take,
+    decode_state,
+    key_state_key,
+    record_key,
+    state_key,
+)
+from quotas.scripts import refund as refund_by_script
 from quotas.scripts import take as take_by_script
 from quotas.store import Store
 
@@ -58,10 +70,14 @@ def plans(draw: st.DrawFn) -> list[Limit]:
 
 @dataclass(frozen=True)
 class Step:
+    """A take, or a refund of what was taken `taken_ago_us` before."""
+
     after_us: int
     cost: int
     plan: int
     skipped: frozenset[str]
+    refund: bool
+    taken_ago_us: int | None
 
 
 steps = st.builds(
@@ -72,7 +88,18 @@ steps = st.builds(
     cost=st.integers(0, 12),
     plan=st.integers(0, 2),
     skipped=st.frozensets(st.sampled_from("abcde"), max_size=2),
+    refund=st.sampled_from([False, False, True]),
+    taken_ago_us=st.none() | st.integers(0, 40 * 86_400 * SECOND_US),
 )
+
+
+def _as_written(memory: Memory) -> Memory:
+    """The memory with its buckets as a state can tell them: by refill and grains, in lowest terms."""
+    levels = {
+        name: (Bucket(count=rule.refill, period_us=rule.grains, burst=rule.burst), level)
+        for name, (rule, level) in memory.levels.items()
+    }
+    return replace(memory, levels=levels)
 
 
 @settings(max_examples=400)
@@ -85,15 +112,31 @@ def test_the_script_is_the_model(server_url: str, choice: list[list[Limit]], seq
         packed = [PackedPlan(plan) for plan in choice]
         memory: Memory | None = None
         now_us = NOW_US
-        for step in sequence:
+        for number, step in enumerate(sequence):
             now_us += step.after_us
-            memory, expected = take(
-                choice[step.plan], memory, now_us=now_us, cost=step.cost, skipped=step.skipped
-            )
-            decision = await taker.take(
-                packed[step.plan], now_us=now_us, cost=step.cost, skipped=step.skipped
-            )
-            assert decision == expected
+            plan = choice[step.plan]
+            if step.refund and step.cost:
+                taken_us = None if step.taken_ago_us is None else now_us - step.taken_ago_us
+                memory, given = refund(
+                    plan, memory, now_us=now_us, units=step.cost, taken_us=taken_us, skipped=step.skipped
+                )
+                asked = Refund(
+                    client_id=taker.client_id,
+                    key_id="key_test",
+                    idempotency_key=f"{number}",
+                    units=step.cost,
+                    now_us=now_us,
+                    taken_us=taken_us,
+                    own_clock=True,
+                    skipped=step.skipped,
+                )
+                assert await refund_by_script(store, packed[step.plan], asked) == Refunded(given, repeated=False)
+            else:
+                memory, expected = take(plan, memory, now_us=now_us, cost=step.cost, skipped=step.skipped)
+                decision = await taker.take(packed[step.plan], now_us=now_us, cost=step.cost, skipped=step.skipped)
+                assert decision == expected
+            data, _ = await taker.state()
+            assert (data and decode_state(data)) == (memory and (1, _as_written(memory)))
 
     with_store(server_url, compare)
 

@@ -1,0 +1,110 @@
+"""Why a check would be allowed or refused, told from what the store holds. It takes nothing and writes nothing."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from quotas import overrides, paths
+from quotas.checks import Reason
+from quotas.decisions import Decision, Memory, Standing, take
+from quotas.errors import CredentialError
+from quotas.identities import Identities
+from quotas.limits import Limit
+from quotas.planbook import Planbook, PlanInForce
+from quotas.registry import Identity, Status
+from quotas.scripts import PackedLimits, decode_state, key_state_key, state_key
+from quotas.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class LimitStory:
+    """One limit of the plan: whether it is about this request, how it stands now, and whether it is the client's own.
+
+    `standing` has what is left now, before anything is taken, and when the cost would have room. None when the
+    limit is not about this request.
+    """
+
+    limit: Limit
+    overridden: bool
+    standing: Standing | None
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What a check would be answered, and from what. `reason` None is allowed.
+
+    `readings` are the ways in which an upstream could understand the path; a limit is about the request when it
+    is about one of them.
+    """
+
+    reason: Reason | None
+    identity: Identity | None = None
+    plan: PlanInForce | None = None
+    cost: int = 0
+    readings: tuple[str, ...] = ()
+    stories: tuple[LimitStory, ...] = ()
+    decision: Decision | None = None
+
+
+class Explainer:
+    """Explains checks. `clock` gives epoch microseconds and judges expiry; the store's own judges limits."""
+
+    def __init__(self, *, store: Store, identities: Identities, planbook: Planbook, clock: Callable[[], int]) -> None:
+        self._store = store
+        self._identities = identities
+        self._planbook = planbook
+        self._clock = clock
+
+    async def explain(self, credential: bytes, method: str, target: bytes, cost: int | None) -> Explanation:
+        """What a check with this credential would be answered; `cost` None leaves it to the plan's rules.
+
+        Raises StoreUnavailableError.
+        """
+        try:
+            _, identity = await self._identities.find(credential, self._clock())
+        except CredentialError as error:
+            return Explanation(Reason(error.reason))
+        if identity.client.status is Status.SUSPENDED:
+            return Explanation(Reason.SUSPENDED_CLIENT, identity)
+        in_force = self._planbook.of(identity.client, self._clock())
+        if in_force is None:
+            return Explanation(Reason.NO_PLAN, identity)
+        readings = paths.readings(target)
+        if cost is None:
+            cost = in_force.plan.cost(method, readings)
+        standings, now_us = await self._standings(identity, in_force, in_force.plan.skipped(method, readings), cost)
+        decision = Decision.of(now_us, list(standings.values()))
+        own = overrides.load(identity.client.overrides)
+        stories = tuple(
+            LimitStory(limit, limit.name in own, standings.get(limit.name)) for limit in in_force.plan.limits
+        )
+        return Explanation(Reason.of(decision), identity, in_force, cost, readings, stories, decision)
+
+    async def _standings(
+        self, identity: Identity, in_force: PlanInForce, skipped: frozenset[str], cost: int
+    ) -> tuple[dict[str, Standing], int]:
+        """How the limits that are about a request stand, by name, and the store's time that it is of."""
+        client_id = identity.client.id
+        seconds, microseconds = await self._store.call("TIME")
+        now_us = int(seconds) * 1_000_000 + int(microseconds)
+        scopes = (
+            (in_force.packed.per_client, state_key(client_id)),
+            (in_force.packed.per_key, key_state_key(client_id, identity.key.id)),
+        )
+        standings: dict[str, Standing] = {}
+        for packed, key in scopes:
+            data = await self._store.call("GET", key) if packed.limits else None
+            memory = None if data is None else decode_state(data)[1]
+            standings |= _weighed(packed, memory, skipped, cost, now_us)
+        return standings, now_us
+
+
+def _weighed(
+    packed: PackedLimits, memory: Memory | None, skipped: frozenset[str], cost: int, now_us: int
+) -> dict[str, Standing]:
+    """What is left now, with the wait that this cost would have."""
+    _, look = take(packed.limits, memory, now_us=now_us, cost=0, skipped=skipped)
+    _, weighed = take(packed.limits, memory, now_us=now_us, cost=cost, skipped=skipped)
+    return {
+        now.limit.name: replace(now, retry_after_us=then.retry_after_us)
+        for now, then in zip(look.standings, weighed.standings, strict=True)
+    }

@@ -1,0 +1,89 @@
+"""Limits of one client that differ from its plan, until an instant or for good.
+
+An override names a limit of the plan and says what is different about it; everything else stays the plan's, also
+when the plan changes later. An override of a limit that the plan does not have waits until it has.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter
+
+from quotas.limits import Bucket, Limit, Quota
+from quotas.plans import Plan, parse_quota, parse_rate
+from quotas.windows import load_zone
+
+
+class Override(BaseModel):
+    """What is different about one limit; None is not different. `until_us` is the first instant it is over."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    rate: str | None = None
+    burst: int | None = None
+    quota: str | None = None
+    timezone: str | None = None
+    anchor_day: int | None = None
+    until_us: int | None = None
+
+    def applied(self, limit: Limit) -> Limit:
+        """The limit as this override makes it. Raises ValueError when that is no limit."""
+        rule = limit.rule
+        return replace(limit, rule=self._bucket(rule) if isinstance(rule, Bucket) else self._quota(rule))
+
+    def _bucket(self, rule: Bucket) -> Bucket:
+        if self.quota is not None or self.timezone is not None or self.anchor_day is not None:
+            raise ValueError("this limit is a bucket: it can have another rate and burst")
+        if self.rate is None:
+            return replace(rule, burst=rule.burst if self.burst is None else self.burst)
+        count, period_us = parse_rate(self.rate)
+        return Bucket(count=count, period_us=period_us, burst=count if self.burst is None else self.burst)
+
+    def _quota(self, rule: Quota) -> Quota:
+        if self.rate is not None or self.burst is not None:
+            raise ValueError("this limit is a quota: it can have other units, another time zone and anchor day")
+        units, window = (rule.units, rule.window) if self.quota is None else parse_quota(self.quota)
+        zone = rule.timezone if self.timezone is None else load_zone(self.timezone).key
+        return Quota(units=units, window=window, timezone=zone, anchor_day=self.anchor_day or rule.anchor_day)
+
+
+_OVERRIDES = TypeAdapter(dict[str, Override])
+
+
+def load(text: str) -> Mapping[str, Override]:
+    """Overrides by limit name, as the registry keeps them; empty text is none."""
+    return _OVERRIDES.validate_json(text) if text else {}
+
+
+def dump(overrides: Mapping[str, Override]) -> str:
+    """The text that `load` reads."""
+    return _OVERRIDES.dump_json(dict(overrides), exclude_none=True).decode() if overrides else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Overridden:
+    """A plan with its overrides, which holds until `until_us`; None is for good."""
+
+    plan: Plan
+    until_us: int | None
+
+
+def apply(plan: Plan, overrides: Mapping[str, Override], now_us: int) -> Overridden:
+    """The plan as it is for one client now. An override that no longer fits its limit is left out."""
+    alive = {
+        name: override
+        for name, override in overrides.items()
+        if override.until_us is None or now_us < override.until_us
+    }
+    limits = tuple(_fitting(limit, alive.get(limit.name)) for limit in plan.limits)
+    ends = [override.until_us for override in alive.values() if override.until_us is not None]
+    return Overridden(replace(plan, limits=limits), min(ends, default=None))
+
+
+def _fitting(limit: Limit, override: Override | None) -> Limit:
+    if override is None:
+        return limit
+    try:
+        return override.applied(limit)
+    except ValueError:
+        return limit

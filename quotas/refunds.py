@@ -1,0 +1,61 @@
+"""Refunds: units given back for work that was charged and not done, once per idempotency key."""
+
+from collections.abc import Callable
+
+from quotas import paths
+from quotas.errors import ConflictError, NotFoundError
+from quotas.planbook import Planbook
+from quotas.registry import Registry
+from quotas.scripts import Refund, Refunded, refund
+from quotas.store import Store
+
+
+class Refunds:
+    """Gives units back to clients. `clock` gives epoch microseconds."""
+
+    def __init__(self, *, store: Store, registry: Registry, planbook: Planbook, clock: Callable[[], int]) -> None:
+        self._store = store
+        self._registry = registry
+        self._planbook = planbook
+        self._clock = clock
+
+    async def give(  # noqa: PLR0913 # What was charged, to whom, and when: each its own fact.
+        self,
+        client_name: str,
+        units: int,
+        *,
+        idempotency_key: str,
+        key_id: str = "",
+        method: str = "GET",
+        target: str = "/",
+        taken_us: int | None = None,
+    ) -> Refunded:
+        """Give `units` (1 or more) back to the limits that a request of this method and target takes from.
+
+        `key_id` names the key whose limits per key get theirs; empty leaves those out. `taken_us` is when the
+        units were taken: a quota whose window began later gets nothing. Never above full.
+
+        Raises NotFoundError for an unknown client, ConflictError for one without a plan, StoreUnavailableError.
+        """
+        client = await self._registry.client(client_name)
+        if client is None:
+            raise NotFoundError(f"there is no client {client_name!r}")
+        in_force = self._planbook.of(client, self._clock())
+        if in_force is None:
+            raise ConflictError(f"the plan {client.plan!r} of the client {client_name!r} is not in the configuration")
+        skipped = in_force.plan.skipped(method, paths.readings(target.encode()))
+        if not key_id:
+            skipped |= {limit.name for limit in in_force.packed.per_key.limits}
+        asked = Refund(
+            client_id=client.id,
+            key_id=key_id,
+            idempotency_key=idempotency_key,
+            units=units,
+            now_us=self._clock(),
+            taken_us=taken_us,
+            skipped=skipped,
+        )
+        refunded = await refund(self._store, in_force.packed, asked)
+        if refunded is None:
+            raise NotFoundError(f"the client {client_name!r} was deleted meanwhile")
+        return refunded

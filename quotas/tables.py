@@ -1,0 +1,140 @@
+"""What the command line shows: tables for people, and the fields of the same things for machines."""
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+
+from rich.console import Console
+from rich.table import Column, Table
+from rich.text import Text
+
+from quotas.explaining import Explanation, LimitStory
+from quotas.limits import Bucket, Limit, Mode, Per
+
+_SECOND_US = 1_000_000
+_WIDTH = 1_000
+"""Columns are as wide as they need to be: an id that was cut is of no use."""
+
+
+def instant(at_us: int) -> str:
+    """RFC 3339 in UTC, whole seconds rounded down."""
+    at = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=at_us)
+    return at.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def duration(microseconds: int | None) -> str:
+    """A wait in words: 12 ms, 3.5 s, 4 h 20 min; never for None."""
+    if microseconds is None:
+        return "never"
+    if microseconds < _SECOND_US:
+        return f"{-(-microseconds // 1000)} ms"
+    if microseconds < 60 * _SECOND_US:
+        return f"{microseconds / _SECOND_US:.1f} s"
+    minutes = -(-microseconds // (60 * _SECOND_US))
+    days, minutes = divmod(minutes, 24 * 60)
+    hours, minutes = divmod(minutes, 60)
+    parts = [(days, "d"), (hours, "h"), (minutes, "min")]
+    return " ".join(f"{number} {unit}" for number, unit in parts if number)
+
+
+def print_table(out: Console, titles: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print rows under titles; a cell may hold anything, it is not markup."""
+    table = Table(*(Column(title, no_wrap=True) for title in titles), box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    wide = Console(file=out.file, markup=False, highlight=False, width=_WIDTH)
+    wide.print(table, no_wrap=True, crop=False)
+
+
+def rule_in_words(limit: Limit) -> str:
+    """A limit as people say it: 5 per second, burst 10; 10000 per month in America/New_York from day 15."""
+    rule = limit.rule
+    if isinstance(rule, Bucket):
+        words = f"{rule.count} per {_period(rule.period_us)}, burst {rule.burst}"
+    else:
+        words = f"{rule.units} per {rule.window.value} in {rule.timezone}"
+        if rule.anchor_day != 1:
+            words += f" from day {rule.anchor_day}"
+    if limit.per is Per.KEY:
+        words += ", each key"
+    return words if limit.mode is Mode.ENFORCE else f"{words} ({limit.mode.value})"
+
+
+def print_explanation(out: Console, explanation: Explanation) -> None:
+    """Tell an explanation: who, which plan, how each limit stands, what would happen and why."""
+    identity = explanation.identity
+    if identity is not None:
+        out.print(f"client   {identity.client.name} ({identity.client.id}), {identity.client.status.value}")
+        out.print(f"key      {identity.key.id} {identity.key.shown}… {identity.key.name}".rstrip())
+        out.print(f"plan     {identity.client.plan}")
+    if explanation.plan is not None:
+        out.print(f"cost     {explanation.cost}")
+        out.print(f"path     {' or '.join(explanation.readings)}")
+        rows = [_story_row(story) for story in explanation.stories]
+        print_table(out, ("limit", "rule", "left", "next reset", "this request"), rows)
+    out.print(_verdict(explanation))
+
+
+def explanation_fields(explanation: Explanation) -> dict[str, object]:
+    """An explanation for machines."""
+    identity, decision = explanation.identity, explanation.decision
+    return {
+        "allowed": explanation.reason is None,
+        "reason": None if explanation.reason is None else explanation.reason.value,
+        "client": None if identity is None else identity.client.name,
+        "key": None if identity is None else identity.key.id,
+        "plan": None if identity is None else identity.client.plan,
+        "cost": explanation.cost,
+        "readings": list(explanation.readings),
+        "limit": None if decision is None or decision.binding is None else decision.binding.name,
+        "retry_after_us": None if decision is None else decision.retry_after_us,
+        "limits": {story.limit.name: _story_fields(story) for story in explanation.stories},
+    }
+
+
+def _story_fields(story: LimitStory) -> dict[str, object]:
+    standing = story.standing
+    return {
+        "rule": rule_in_words(story.limit),
+        "overridden": story.overridden,
+        "matches": standing is not None,
+        "remaining": None if standing is None else max(0, standing.remaining),
+        "reset_after_us": None if standing is None else standing.reset_after_us,
+        "retry_after_us": None if standing is None else standing.retry_after_us,
+    }
+
+
+def _story_row(story: LimitStory) -> tuple[str, str, str, str, str]:
+    rule = rule_in_words(story.limit) + (", the client's own" if story.overridden else "")
+    standing = story.standing
+    if standing is None:
+        return story.limit.name, rule, "", "", "is not about it"
+    if standing.retry_after_us == 0:
+        fate = "has room"
+    elif story.limit.mode is Mode.ENFORCE:
+        fate = (
+            "refuses, for ever"
+            if standing.retry_after_us is None
+            else f"refuses, for {duration(standing.retry_after_us)}"
+        )
+    else:
+        fate = f"has no room, and does not refuse ({story.limit.mode.value})"
+    return story.limit.name, rule, str(standing.remaining), duration(standing.reset_after_us), fate
+
+
+def _verdict(explanation: Explanation) -> str:
+    if explanation.reason is None:
+        return "allowed"
+    decision = explanation.decision
+    if decision is None or decision.binding is None:
+        return f"refused: {explanation.reason.value}"
+    wait = duration(decision.retry_after_us)
+    return f"refused: {explanation.reason.value} by {decision.binding.name}; retry after: {wait}"
+
+
+def _period(period_us: int) -> str:
+    units = {"week": 604_800, "day": 86_400, "hour": 3_600, "minute": 60, "second": 1}
+    for name, seconds in units.items():
+        if period_us % (seconds * 1_000_000) == 0:
+            times = period_us // (seconds * 1_000_000)
+            return name if times == 1 else f"{times} {name}s"
+    return f"{period_us} microseconds"

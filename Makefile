@@ -40,7 +40,7 @@ test: setup  ## Run all tests.
 	$(BIN)/python -m pytest
 
 load: setup  ## Put load on a service for 20 seconds and hold the answers against the plan.
-	$(BIN)/python loadtests/run.py
+	$(BIN)/python -m loadtests.run
 
 fix: setup  ## Repair what lint and formatting can repair by themselves.
 	$(BIN)/ruff check --fix .

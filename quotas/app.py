@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from quotas import embedded, web
 from quotas.checks import Checks
 from quotas.clients import Clients
 from quotas.configuration import ConfigFile, Fingerprint
-from quotas.errors import ConfigError, Fault
+from quotas.errors import ConfigError, Fault, StoreUnavailableError
 from quotas.explaining import Explainer
 from quotas.identities import Identities
 from quotas.metrics import Metrics
@@ -31,12 +31,16 @@ from quotas.plans import Config
 from quotas.refunds import Refunds
 from quotas.registry import Registry
 from quotas.reloading import Reloader
+from quotas.scripts import TAKE
 from quotas.settings import Settings
 from quotas.store import Store, deadline
 from quotas.web import Services
 
 KEEP_ALIVE_S = 80
 """Longer than a gateway keeps an idle connection (75 s), so that it never sends into one that we just closed."""
+
+WARM_UP_TIMEOUT_S = 1.0
+"""How long a starting worker waits for its store."""
 
 KEEP_TIMEOUT_S = 30.0
 """How long the clients of the configuration file may take to be created."""
@@ -54,6 +58,7 @@ def clock() -> int:
 def store_for_service(settings: Settings) -> Iterator[Settings]:
     """The settings with the URL of a store to serve from; a private Valkey lives as long as this context."""
     if settings.redis_url is not None:
+        Store(settings.redis_url)  # It says what is wrong with the URL before a worker has to.
         yield settings
         return
     with embedded.hold(settings.data_dir) as url:
@@ -136,10 +141,18 @@ class Worker:
                 clock=clock,
                 timer=time.perf_counter,
             )
+            await warm_up(store)
             refunds = Refunds(store=store, registry=registry, planbook=planbook, clock=clock)
             reloader = Reloader(self.file, self.known, planbook, metrics, partial(keep_file_clients, settings))
             async with reloader:
                 yield Services(store, checks, refunds, planbook, metrics)
+
+
+async def warm_up(store: Store) -> None:
+    """Connect and have the script there before the first check comes; without a store, serve all the same."""
+    with suppress(StoreUnavailableError):
+        async with deadline(WARM_UP_TIMEOUT_S):
+            await store.load(TAKE)
 
 
 async def keep_file_clients(settings: Settings, config: Config) -> None:

@@ -3,6 +3,8 @@
 Every road ends in an `Answer`: a refusal is a value, and so is an outage.
 """
 
+import logging
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
@@ -19,6 +21,11 @@ from quotas.registry import Identity, Status
 from quotas.requests import CheckRequest
 from quotas.scripts import Take, take
 from quotas.store import Store, deadline
+
+LOG_EVERY_S = 10.0
+"""Least time between two log lines about a store that does not answer."""
+
+log = logging.getLogger("quotas.checks")
 
 _ROUNDS = 3
 """Times a check asks again because the client changed under it; each time needs an operator's change to win."""
@@ -65,7 +72,10 @@ class Answer:
 
 
 class Checks:
-    """Answers checks with one worker's knowledge. `clock` gives epoch microseconds, `timer` seconds for durations."""
+    """Answers checks with one worker's knowledge. `clock` gives epoch microseconds, `timer` seconds for durations.
+
+    The store's clock decides limits, unless `clock_decides`: then `clock` does, for tests.
+    """
 
     def __init__(  # noqa: PLR0913 # The composition root names each part once.
         self,
@@ -77,6 +87,7 @@ class Checks:
         timeout_s: float,
         clock: Callable[[], int],
         timer: Callable[[], float],
+        clock_decides: bool = False,
     ) -> None:
         self._store = store
         self._identities = identities
@@ -85,6 +96,9 @@ class Checks:
         self._timeout_s = timeout_s
         self._clock = clock
         self._timer = timer
+        self._clock_decides = clock_decides
+        self._untold = 0
+        self._tell_at = -math.inf
 
     async def check(self, headers: Iterable[tuple[bytes, bytes]], *, method: str, trusted: bool) -> Answer:
         """The answer to a check with these headers, within the store's deadline, whatever the store does.
@@ -113,6 +127,7 @@ class Checks:
             return Answer(Reason(error.reason))
         except StoreUnavailableError as error:
             self._metrics.store_error(error.kind)
+            self._tell(error)
             return self._without_store(known[-1] if known else None)
 
     def _without_store(self, identity: Identity | None) -> Answer:
@@ -127,6 +142,13 @@ class Checks:
         self._metrics.degraded(StoreErrorPolicy.DENY.value)
         return Answer(Reason.STORE_UNAVAILABLE, identity)
 
+    def _tell(self, error: StoreUnavailableError) -> None:
+        """Log an outage, at most once in `LOG_EVERY_S`; the metrics count every check."""
+        self._untold += 1
+        if self._timer() >= self._tell_at:
+            log.warning("the store does not answer (%s): %d checks went by their plan's policy", error, self._untold)
+            self._untold, self._tell_at = 0, self._timer() + LOG_EVERY_S
+
     async def _decide(self, request: CheckRequest, known: list[Identity]) -> Answer:
         """Find the client and take the cost; `known` ends with whom the caller is known to be, if that still holds."""
         for _ in range(_ROUNDS):
@@ -140,7 +162,7 @@ class Checks:
             if in_force is None:
                 self._identities.forget(digest)
                 return Answer(Reason.NO_PLAN, identity)
-            asked = _take_of(request, identity, in_force.plan, now_us)
+            asked = self._take_of(request, identity, in_force.plan, now_us)
             begun = self._timer()
             decision = await take(self._store, in_force.packed, asked)
             self._metrics.store_seconds("take", self._timer() - begun)
@@ -163,24 +185,24 @@ class Checks:
             elif mode is Mode.OVERAGE and decision.allowed and standing.remaining < 0:
                 self._metrics.overage(client.plan, standing.limit.name, min(cost, -standing.remaining))
 
-
-def _take_of(request: CheckRequest, identity: Identity, plan: Plan, now_us: int) -> Take:
-    """What a request takes of its plan: which limits are about it, and what it costs."""
-    skipped: frozenset[str] = frozenset()
-    cost = 1 if request.cost is None else request.cost
-    if plan.asks_for_paths:
-        readings = paths.readings(request.target)
-        skipped = plan.skipped(request.method, readings)
-        if request.cost is None:
-            cost = plan.cost(request.method, readings)
-    return Take(
-        client_id=identity.client.id,
-        generation=identity.client.generation,
-        key_id=identity.key.id,
-        cost=cost,
-        now_us=now_us,
-        skipped=skipped,
-    )
+    def _take_of(self, request: CheckRequest, identity: Identity, plan: Plan, now_us: int) -> Take:
+        """What a request takes of its plan: which limits are about it, and what it costs."""
+        skipped: frozenset[str] = frozenset()
+        cost = 1 if request.cost is None else request.cost
+        if plan.asks_for_paths:
+            readings = paths.readings(request.target)
+            skipped = plan.skipped(request.method, readings)
+            if request.cost is None:
+                cost = plan.cost(request.method, readings)
+        return Take(
+            client_id=identity.client.id,
+            generation=identity.client.generation,
+            key_id=identity.key.id,
+            cost=cost,
+            now_us=now_us,
+            own_clock=self._clock_decides,
+            skipped=skipped,
+        )
 
 
 _OUTCOMES = {

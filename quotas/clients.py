@@ -52,7 +52,7 @@ class Clients:
 
     async def get(self, name: str) -> Client:
         """The client of this exact name."""
-        client = await self._registry.client(name)
+        client = await self._registry.client(name) if is_client_name(name) else None
         if client is None:
             raise NotFoundError(f"there is no client {name!r}; `quotas clients list` shows all")
         return client
@@ -111,7 +111,8 @@ class Clients:
 
     async def delete(self, name: str) -> None:
         """Remove a client, its keys and what it has spent; a new client of the same name is another one."""
-        await self._registry.delete_client(await self.get(name))
+        if not is_client_name(name) or not await self._registry.delete_client(name):
+            raise NotFoundError(f"there is no client {name!r}; `quotas clients list` shows all")
 
     async def issue_key(
         self,
@@ -139,13 +140,10 @@ class Clients:
         found = [key async for key in self._registry.keys_of(client)]
         return sorted(found, key=lambda key: (key.created_at_us, key.id))
 
-    async def revoke_key(self, key_id: str) -> Key:
+    async def revoke_key(self, key_id: str) -> None:
         """Remove a key; when this returns, no check that starts afterwards passes with it."""
-        key = await self._registry.key(key_id)
-        if key is None:
+        if not key_id.isascii() or not await self._registry.delete_key(key_id):
             raise NotFoundError(f"there is no key {key_id!r}; `quotas keys list --client NAME` shows a client's")
-        await self._registry.delete_key(key)
-        return key
 
     async def demo_key(self, name: str, plan: str, lifetime_us: int) -> IssuedKey:
         """A fresh key of the demonstration client, which is made if need be; its expired keys are removed."""

@@ -10,15 +10,31 @@ class QuotasError(Exception):
     """The root of every error this package raises on purpose."""
 
 
+MAX_TOLD = 300
+"""Characters of a fault's path and of its message; what is longer is cut."""
+
+
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One thing wrong with a configuration: `path` says where, `message` what and what to do."""
+    """One thing wrong with a configuration: `path` says where, `message` what and what to do.
+
+    Both can quote what somebody wrote, so they are made one line that can be printed.
+    """
 
     path: str
     message: str
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", _one_line(self.path))
+        object.__setattr__(self, "message", _one_line(self.message))
+
     def __str__(self) -> str:
         return f"{self.path}: {self.message}"
+
+
+def _one_line(text: str) -> str:
+    cut = text if len(text) <= MAX_TOLD else text[:MAX_TOLD] + "…"
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in cut)
 
 
 class ConfigError(QuotasError):

@@ -54,8 +54,8 @@ class Bucket:
         if self.capacity + self.refill >= EXACT:
             most = (EXACT - 1 - self.refill) // self.grains
             raise ValueError(
-                f"burst and period together pass 2^53 ({self.burst} tokens of {self.grains} grains): "
-                + (f"use a burst of at most {most}, or " if most >= 1 else "")
+                f"burst and period together pass 2^53 ({self.burst} tokens of {self.grains} grains): use "
+                + (f"a burst of at most {most}, or " if most >= 1 else "")
                 + "a rate whose count divides its period in microseconds"
             )
 

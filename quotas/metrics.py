@@ -142,12 +142,12 @@ class Metrics:
     def _label(self, client: str | None) -> str:
         if client is None:
             return UNKNOWN
-        if client in self._clients:
-            return client
-        if len(self._clients) >= MAX_CLIENTS:
-            return OTHER
-        self._clients.add(client)
-        return client
+        if client not in self._clients:
+            if len(self._clients) >= MAX_CLIENTS:
+                return OTHER
+            self._clients.add(client)
+        # A client may be called like one of the two: it gets a sign before its name, and so does who is called that.
+        return f"={client}" if client.lstrip("=") in {UNKNOWN, OTHER} else client
 
 
 def _claim_slot(folder: Path) -> tuple[int, IO[str]]:

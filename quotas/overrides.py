@@ -10,8 +10,16 @@ from dataclasses import dataclass, replace
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from quotas.limits import Bucket, Limit, Quota
-from quotas.plans import Plan, parse_quota, parse_rate
-from quotas.windows import load_zone
+from quotas.plans import (
+    AnchorDay,
+    BurstNumber,
+    Plan,
+    QuotaText,
+    RateText,
+    ZoneName,
+    parse_quota,
+    parse_rate,
+)
 
 
 class Override(BaseModel):
@@ -19,11 +27,11 @@ class Override(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    rate: str | None = None
-    burst: int | None = None
-    quota: str | None = None
-    timezone: str | None = None
-    anchor_day: int | None = None
+    rate: RateText | None = None
+    burst: BurstNumber | None = None
+    quota: QuotaText | None = None
+    timezone: ZoneName | None = None
+    anchor_day: AnchorDay | None = None
     until_us: int | None = None
 
     def applied(self, limit: Limit) -> Limit:
@@ -43,8 +51,8 @@ class Override(BaseModel):
         if self.rate is not None or self.burst is not None:
             raise ValueError("this limit is a quota: it can have other units, another time zone and anchor day")
         units, window = (rule.units, rule.window) if self.quota is None else parse_quota(self.quota)
-        zone = rule.timezone if self.timezone is None else load_zone(self.timezone).key
-        return Quota(units=units, window=window, timezone=zone, anchor_day=self.anchor_day or rule.anchor_day)
+        anchor_day = rule.anchor_day if self.anchor_day is None else self.anchor_day
+        return Quota(units=units, window=window, timezone=self.timezone or rule.timezone, anchor_day=anchor_day)
 
 
 _OVERRIDES = TypeAdapter(dict[str, Override])

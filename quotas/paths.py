@@ -21,6 +21,7 @@ cost more. The rewrites, and who does them:
 - cut at a raw `#` (nearly everybody; Go does not) and at NUL (C strings).
 - drop control characters and bytes that are not UTF-8, or the `%` of an invalid escape such as `%zz`: lenient
   decoders; `$` of many regular expressions also overlooks a last `%0A`. Strict ones keep them: `%25zz`.
+- drop raw tabs and line ends, and raw blanks and controls at the end: Node and other parsers of WHATWG URLs.
 
 At the end of each, doubled slashes become one and the slash at the end goes, as most routers have it; where an
 upstream tells `/a/` from `/a`, one limit covers both. A raw `?` starts the query for everybody, and it is cut.
@@ -36,8 +37,9 @@ upstream tells `/a/` from `/a`, one limit covers both. A raw `?` starts the quer
     v1/batch              /v1/batch   ANY
 
 `ANY` is the reading of a hopeless input, and every pattern matches it: a path of over 8192 bytes, or one of over
-2048 that is not written in the common form already; a target of no known form; more doubts than 8 readings hold;
-IIS's `%u002F`; UTF-8 that hides ASCII in longer sequences (`%C0%AF`). It makes such a request dear, not free.
+2048 that is not written in the common form already; a target of no known form; more doubts than 8 readings hold, or
+than the length leaves time for; IIS's `%u002F`; UTF-8 that hides ASCII in longer sequences (`%C0%AF`). It makes such
+a request dear, not free. The plain reading still comes first, if the path is not too long to have one.
 
 Not spelling but routing, and so not undone here: letter case (RFC 3986, 6.2.2.1: paths have it; Express and IIS
 ignore it), `/index.php/v1`, `.json` at the end, `+` for a space.
@@ -60,6 +62,8 @@ MAX_PATTERN = 1024
 """Characters of a pattern."""
 
 _MAX_STATES = 32
+_MAX_WORK = 8192
+"""Bytes to rewrite, over all states of one path: a long path may have few doubts."""
 _MAX_CACHED = 128
 """Bytes of a path whose readings are kept: 1024 of them take about 1 MB, at the very worst 12 MB."""
 
@@ -67,11 +71,14 @@ _COMMON = rb"-A-Za-z0-9._~!$&'()*+,=:@"
 _NORMAL = re.compile(rb"((?:/(?!\.\.?(?:[/?]|\Z))[%s]++)++|/)(?:\?|\Z)" % _COMMON)
 _TOKEN = re.compile(rb"%%[0-9A-Fa-f]{2}|[^%s;/\x80-\xff]" % _COMMON)
 _KEPT = re.compile(rb"[%s;\x80-\xff]" % _COMMON)
-_ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*+://[^/\\#%]++(?=[/#]|\Z)")
-_NO_PATH = re.compile(r"\*|(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]+")
+_NAMED = r"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])"
+_ABSOLUTE = re.compile(rf"[A-Za-z][A-Za-z0-9+.-]*+://(?:[A-Za-z0-9._~:-]*@)?{_NAMED}(?::[0-9]*)?(?=[/#]|\Z)")
+_NO_PATH = re.compile(rf"\*|(?!(?i:https?):){_NAMED}:[0-9]+")
 _HOPELESS = re.compile(r"%25u[0-9A-Fa-f]{4}|%C[01]%[89AB]|%E0%[89]|%F0%8")
 _NOT_UTF8 = {0xDC00 + byte: f"%{byte:02X}" for byte in range(0x80, 0x100)}
 _UNSEEN = re.compile(r"%(?:[01][0-9A-F]|7F|[89A-F][0-9A-F])")
+_LINES = re.compile(r"[\t\n\r]")
+_BLANK = "".join(map(chr, range(0x21)))
 _STRAY = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _TWICE = re.compile(r"%25[0-9A-Fa-f]{2}")
 _SLASH = re.compile(r"%2[Ff]")
@@ -126,15 +133,16 @@ def _origin(path: str) -> tuple[str, ...]:
 
 def _closure(starts: Sequence[str]) -> list[str]:
     """What any chain of rewrites makes of the paths, in the common form; with `ANY` when there is too much of it."""
+    most = min(_MAX_STATES, _MAX_WORK // len(starts[0]))
     states = dict.fromkeys(starts)
     queue = list(states)
     found = []
     for state in queue:  # It grows while it is walked.
-        if state == ANY or len(queue) > _MAX_STATES:
+        if state == ANY or len(queue) > most:
             return [ANY]
         common = _common(state)
         found.append(_tidy(common))
-        for new in (common, *(rewrite(state) for rewrite in _REWRITES)):
+        for new in (common, _UNSEEN.sub("", common), *(rewrite(state) for rewrite in _REWRITES)):
             if new not in states:
                 states[new] = None
                 queue.append(new)
@@ -202,7 +210,8 @@ _REWRITES: tuple[Callable[[str], str], ...] = (
     lambda path: _PARAMS.sub("", path),
     lambda path: _HOST.sub("", path, count=1) or "/",
     lambda path: _FROM_NUL.sub("", path),
-    lambda path: _UNSEEN.sub("", _common(path)),
+    lambda path: path.rstrip(_BLANK),
+    lambda path: _LINES.sub("", path),
     lambda path: _STRAY.sub("", path),
 )
 

@@ -1,24 +1,23 @@
 """Plans as people write them: YAML text in, checked values out, or every fault at once with its path.
 
-Nothing here reads a file or a clock. A document is looked at in three passes whose faults are all reported
-together: names that stand twice (YAML would silently keep the last), fields and their shapes, and the numbers
-that only the domain can judge.
+Nothing here reads a file or a clock. Faults of the document (`documents`), of fields and their shapes, and of what
+no limit can be are all reported together.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from enum import Enum
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated, Any
 
-import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
+from quotas import documents
 from quotas.errors import ConfigError, Fault
-from quotas.limits import EXACT, MAX_LIMITS, Bucket, Limit, Mode, Per, Quota, Window
+from quotas.limits import EXACT, MAX_LIMITS, MAX_PERIOD_US, Bucket, Limit, Mode, Per, Quota, Window
 from quotas.paths import PathPattern
 from quotas.windows import load_zone
 
@@ -114,12 +113,7 @@ class Config:
 
 def parse(text: str, source: str) -> Config:
     """The configuration in `text`; `source` is its name in messages. Raises ConfigError with every fault."""
-    try:
-        root = yaml.compose(text, yaml.SafeLoader)
-        document = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(source, [_yaml_fault(error)]) from error
-    faults = [] if root is None else list(_duplicates(root, "", set()))
+    document, faults = documents.read(text, source)
     if not isinstance(document, dict):
         raise ConfigError(source, [*faults, Fault("(file)", "must hold a mapping with the field `plans`")])
     try:
@@ -222,12 +216,49 @@ class _Cost(_Match):
     cost: Annotated[int, Field(ge=0, lt=EXACT)]
 
 
+def _rate(text: str) -> str:
+    count, period_us = parse_rate(text)
+    if count < 0:
+        raise ValueError("the rate must not be negative")
+    if not 1 <= period_us <= MAX_PERIOD_US:
+        raise ValueError("the period must be between 1 microsecond and 366 days")
+    return text
+
+
+def _burst(number: int) -> int:
+    if number < 1:
+        raise ValueError("the burst must be at least 1")
+    return number
+
+
+def _quota(text: str) -> str:
+    units, window = parse_quota(text)
+    Quota(units=units, window=window)
+    return text
+
+
+def _anchor_day(number: int) -> int:
+    Quota(units=1, window=Window.MONTH, anchor_day=number)
+    return number
+
+
+def _timezone(name: str) -> str:
+    return load_zone(name).key
+
+
+RateText = Annotated[str, AfterValidator(_rate)]
+BurstNumber = Annotated[int, AfterValidator(_burst)]
+QuotaText = Annotated[str, AfterValidator(_quota)]
+AnchorDay = Annotated[int, AfterValidator(_anchor_day)]
+ZoneName = Annotated[str, AfterValidator(_timezone)]
+
+
 class _Limit(_Model):
-    rate: str | None = None
-    burst: int | None = None
-    quota: str | None = None
-    timezone: str | None = None
-    anchor_day: int | None = None
+    rate: RateText | None = None
+    burst: BurstNumber | None = None
+    quota: QuotaText | None = None
+    timezone: ZoneName | None = None
+    anchor_day: AnchorDay | None = None
     mode: Annotated[Mode, Field(strict=False)] = Mode.ENFORCE
     per: Annotated[Per, Field(strict=False)] = Per.CLIENT
     match: _Match | None = None
@@ -256,8 +287,8 @@ class _Limit(_Model):
         if self.burst is not None:
             raise ValueError("`burst` goes with `rate`, not with `quota`")
         units, window = parse_quota(self.quota)
-        zone = load_zone(self.timezone or "UTC").key
-        return Quota(units=units, window=window, timezone=zone, anchor_day=self.anchor_day or 1)
+        anchor_day = 1 if self.anchor_day is None else self.anchor_day
+        return Quota(units=units, window=window, timezone=self.timezone or "UTC", anchor_day=anchor_day)
 
 
 class _Plan(_Model):
@@ -300,28 +331,20 @@ class _File(_Model):
         )
 
 
-_KNOWN: Mapping[str, type[_Model]] = {
-    "plans": _Plan,
-    "limits": _Limit,
-    "match": _Match,
-    "costs": _Cost,
-    "clients": _Client,
-}
-
-
 def _fault(details: ErrorDetails) -> Fault:
     location = [str(part) for part in details["loc"]]
-    path = ".".join(part for part in location if part != "[key]") or "(file)"
-    message = details["msg"].removeprefix("Value error, ")
-    if details["type"] == "extra_forbidden":
-        message = _unknown(location)
-    elif details["type"] == "missing":
-        message = "is missing"
-    elif "[key]" in location and details["type"] == "string_type":
-        message = "a name must be text; put it in quotes"
-    else:
-        message += _given(details["input"])
-    return Fault(path, message)
+    is_key = bool(location) and location[-1] == "[key]"
+    path = ".".join(location[:-1] if is_key else location) or "(file)"
+    kind = details["type"]
+    if kind == "extra_forbidden":
+        return Fault(path, _unknown(location))
+    if kind == "missing":
+        return Fault(path, "is missing")
+    if kind == "model_type":
+        return Fault(path, "must be a mapping of fields" + _given(details["input"]))
+    if is_key and kind == "string_type":
+        return Fault(path, "a name must be text; put it in quotes")
+    return Fault(path, details["msg"].removeprefix("Value error, ") + _given(details["input"]))
 
 
 def _given(value: Any) -> str:
@@ -333,34 +356,22 @@ def _given(value: Any) -> str:
 
 def _unknown(location: Sequence[str]) -> str:
     """What to write instead of a field that nobody knows."""
-    holder = next((_KNOWN[part] for part in reversed(location[:-1]) if part in _KNOWN), _File)
-    known = list(holder.model_fields)
+    known = list(_holder(location[:-1]).model_fields)
     close = get_close_matches(location[-1], known, n=1)
     return f"unknown field; did you mean `{close[0]}`?" if close else f"unknown field; known: {', '.join(known)}"
 
 
-def _yaml_fault(error: yaml.YAMLError) -> Fault:
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        mark = error.problem_mark
-        return Fault(f"line {mark.line + 1}, column {mark.column + 1}", f"no valid YAML: {error.problem}")
-    return Fault("(file)", "no valid YAML")
-
-
-def _duplicates(node: yaml.Node, path: str, seen: set[int]) -> Iterator[Fault]:
-    if id(node) in seen:
-        return
-    seen.add(id(node))
-    if isinstance(node, yaml.SequenceNode):
-        for index, item in enumerate(node.value):
-            yield from _duplicates(item, f"{path}.{index}".lstrip("."), seen)
-    if not isinstance(node, yaml.MappingNode):
-        return
-    lines: dict[str, int] = {}
-    for key, value in node.value:
-        name = str(key.value)
-        here = f"{path}.{name}".lstrip(".")
-        line = key.start_mark.line + 1
-        if name in lines and name != "<<":
-            yield Fault(here, f"stands twice, on lines {lines[name]} and {line}; YAML would keep only the last")
-        lines.setdefault(name, line)
-        yield from _duplicates(value, here, seen)
+def _holder(location: Sequence[str]) -> type[_Model]:
+    """The model at a place; told by position, because plans and limits may be called anything."""
+    match location:
+        case ["plans", _]:
+            return _Plan
+        case ["plans", _, "limits", _]:
+            return _Limit
+        case ["plans", _, "limits", _, "match"]:
+            return _Match
+        case ["plans", _, "costs", _]:
+            return _Cost
+        case ["clients", _]:
+            return _Client
+    return _File

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from quotas import paths
 from quotas.errors import ConflictError, NotFoundError
 from quotas.planbook import Planbook
+from quotas.plans import is_client_name
 from quotas.registry import Registry
 from quotas.scripts import Refund, Refunded, refund
 from quotas.store import Store
@@ -37,7 +38,7 @@ class Refunds:
 
         Raises NotFoundError for an unknown client, ConflictError for one without a plan, StoreUnavailableError.
         """
-        client = await self._registry.client(client_name)
+        client = await self._registry.client(client_name) if is_client_name(client_name) else None
         if client is None:
             raise NotFoundError(f"there is no client {client_name!r}")
         in_force = self._planbook.of(client, self._clock())

@@ -2,8 +2,8 @@
 
 What is where (layout version `q1`):
 
-    q1:clients             hash    client name -> client id
-    q1:keys                hash    key id -> digest
+    q1:clients             hash    client name -> client id, with a mark before it while the client is deleted
+    q1:keys                hash    key id -> client id and digest
     q1:{<client id>}:client  hash  name, plan, status, generation, created_at_us, overrides
     q1:{<client id>}:keys  hash    key id -> digest
     q1:key:<digest>        hash    id, client_id, name, shown, environment, created_at_us, expires_at_us
@@ -21,7 +21,7 @@ from typing import Any
 
 from quotas import keys
 from quotas.errors import ConflictError
-from quotas.scripts import AMEND, record_key, state_key
+from quotas.scripts import AMEND, ENROL, key_state_key, record_key, state_key
 from quotas.store import Store
 
 _CLIENTS = "q1:clients"
@@ -29,6 +29,7 @@ _KEYS = "q1:keys"
 _CLIENT_FIELDS = ("name", "plan", "status", "generation", "created_at_us", "overrides")
 _KEY_FIELDS = ("id", "client_id", "name", "shown", "environment", "created_at_us", "expires_at_us")
 _PAGE = 500
+_LEAVING = "-"
 
 
 class Status(Enum):
@@ -87,24 +88,28 @@ class Registry:
 
     async def create_client(self, name: str, plan: str, now_us: int) -> Client:
         """A new client with an id of its own. Raises ConflictError when the name is taken."""
-        client = Client(keys.new_id("cl"), name, plan, Status.ACTIVE, 1, now_us)
-        record = record_key(client.id)
+        client_id = keys.new_id("cl")
+        while not await self._store.call("HSETNX", _CLIENTS, name, client_id):
+            client_id = (await self._store.call("HGET", _CLIENTS, name) or b"").decode()
+            if not client_id.startswith(_LEAVING):
+                break  # Somebody's: made, or half made and then finished below.
+            await self._remove(name, client_id.removeprefix(_LEAVING))
+            client_id = keys.new_id("cl")
+        client = Client(client_id, name, plan, Status.ACTIVE, 1, now_us)
         words = ("name", name, "plan", plan, "status", client.status.value, "created_at_us", now_us)
-        await self._store.call("HSET", record, *words, "generation", client.generation)
-        if not await self._store.call("HSETNX", _CLIENTS, name, client.id):
-            await self._store.call("DEL", record)
+        if not await self._store.run(ENROL, (record_key(client_id),), (*words, "generation", client.generation)):
             raise ConflictError(f"the client {name!r} exists already")
         return client
 
     async def client(self, name: str) -> Client | None:
         """The client of this exact name, or None."""
-        client_id = await self._store.call("HGET", _CLIENTS, name)
-        return None if client_id is None else await self._load_client(client_id.decode())
+        client_id = (await self._store.call("HGET", _CLIENTS, name) or b"").decode()
+        return await self._load_client(client_id) if client_id and not client_id.startswith(_LEAVING) else None
 
     async def clients(self) -> AsyncIterator[Client]:
         """All clients, in no order; a client created or deleted meanwhile may or may not be among them."""
-        async for client_id in self._scan(_CLIENTS):
-            client = await self._load_client(client_id)
+        async for _, client_id in self._scan(_CLIENTS):
+            client = None if client_id.startswith(_LEAVING) else await self._load_client(client_id)
             if client is not None:
                 yield client
 
@@ -113,19 +118,32 @@ class Registry:
         words = tuple(word for pair in changes.items() for word in pair)
         return int(await self._store.run(AMEND, (record_key(client_id), state_key(client_id)), words))
 
-    async def delete_client(self, client: Client) -> None:
-        """Remove a client, its keys and what it has spent. The first step already stops every worker."""
-        await self._store.call("DEL", record_key(client.id), state_key(client.id))
-        async for key_id, digest in self._scan_pairs(_keys_of(client.id)):
+    async def delete_client(self, name: str) -> bool:
+        """Remove a client, its keys and what it has spent; False when there is none. Can be asked again."""
+        client_id = (await self._store.call("HGET", _CLIENTS, name) or b"").decode()
+        if not client_id:
+            return False
+        await self._remove(name, client_id.removeprefix(_LEAVING))
+        return True
+
+    async def _remove(self, name: str, client_id: str) -> None:
+        """Take a client away: mark its name first, so that whatever breaks off can only be finished.
+
+        With the record gone, no worker lets it pass.
+        """
+        await self._store.call("HSET", _CLIENTS, name, _LEAVING + client_id)
+        await self._store.call("DEL", record_key(client_id), state_key(client_id))
+        async for key_id, digest in self._scan(_keys_of(client_id)):
             await self._store.call("DEL", _key(digest))
+            await self._store.call("DEL", key_state_key(client_id, key_id))
             await self._store.call("HDEL", _KEYS, key_id)
-        await self._store.call("DEL", _keys_of(client.id))
-        await self._store.call("HDEL", _CLIENTS, client.name)
+        await self._store.call("DEL", _keys_of(client_id))
+        await self._store.call("HDEL", _CLIENTS, name)
 
     async def create_key(self, key: Key, digest: str) -> None:
         """Keep a new key under its digest. Its client must exist."""
-        await self._store.call("HSET", _KEYS, key.id, digest)
         await self._store.call("HSET", _keys_of(key.client_id), key.id, digest)
+        await self._store.call("HSET", _KEYS, key.id, f"{key.client_id} {digest}")
         words: list[str | int] = []
         for field in _KEY_FIELDS:
             value = getattr(key, field)
@@ -133,25 +151,25 @@ class Registry:
                 words += (field, value.value if isinstance(value, keys.Environment) else value)
         await self._store.call("HSET", _key(digest), *words)
 
-    async def key(self, key_id: str) -> Key | None:
-        """The key of this id, or None."""
-        digest = await self._store.call("HGET", _KEYS, key_id)
-        return None if digest is None else await self._load_key(digest.decode())
-
     async def keys_of(self, client: Client) -> AsyncIterator[Key]:
         """All keys of a client, in no order, expired ones among them."""
-        async for _, digest in self._scan_pairs(_keys_of(client.id)):
+        async for _, digest in self._scan(_keys_of(client.id)):
             key = await self._load_key(digest)
             if key is not None:
                 yield key
 
-    async def delete_key(self, key: Key) -> None:
-        """Remove a key. When this returns no worker lets it pass; it can be asked again after a failure."""
-        digest = (await self._store.call("HGET", _KEYS, key.id) or b"").decode()
+    async def delete_key(self, key_id: str) -> bool:
+        """Remove a key; False when there is none. When this returns no worker lets it pass. Can be asked again."""
+        place = await self._store.call("HGET", _KEYS, key_id)
+        if place is None:
+            return False
+        client_id, digest = place.decode().split()
         await self._store.call("DEL", _key(digest))
-        await self.amend(key.client_id)
-        await self._store.call("HDEL", _keys_of(key.client_id), key.id)
-        await self._store.call("HDEL", _KEYS, key.id)
+        await self.amend(client_id)
+        await self._store.call("DEL", key_state_key(client_id, key_id))
+        await self._store.call("HDEL", _keys_of(client_id), key_id)
+        await self._store.call("HDEL", _KEYS, key_id)
+        return True
 
     async def identity(self, digest: str) -> Identity | None:
         """Whom the key of this digest speaks for, or None.
@@ -183,11 +201,7 @@ class Registry:
         expires_at_us = None if values[6] is None else int(values[6])
         return Key(key_id, client_id, name, shown, keys.Environment(environment), int(created_at_us), expires_at_us)
 
-    async def _scan(self, name: str) -> AsyncIterator[str]:
-        async for _, value in self._scan_pairs(name):
-            yield value
-
-    async def _scan_pairs(self, name: str) -> AsyncIterator[tuple[str, str]]:
+    async def _scan(self, name: str) -> AsyncIterator[tuple[str, str]]:
         cursor = b"0"
         while True:
             cursor, found = await self._store.call("HSCAN", name, cursor, "COUNT", _PAGE)

@@ -42,6 +42,7 @@ def _text(name: str) -> str:
 TAKE = Script("take", _text("limits") + _text("take"))
 REFUND = Script("refund", _text("limits") + _text("refund"))
 AMEND = Script("amend", _text("amend"))
+ENROL = Script("enrol", _text("enrol"))
 
 
 def state_key(client_id: str) -> str:

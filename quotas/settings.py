@@ -70,7 +70,10 @@ def _brand(text: str) -> str:
 
 
 def _pepper(text: str) -> bytes:
-    secret = text.encode()
+    try:
+        secret = text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("must be UTF-8 text") from None  # The error would quote the secret.
     if len(secret) < 16:  # noqa: PLR2004 # The bound is said in the message and in the docstring above.
         raise ValueError("must have at least 16 bytes; `openssl rand -base64 32` makes a good one")
     return secret

@@ -27,7 +27,7 @@ from hiredis import pack_command
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseError
 
 from quotas.errors import ConfigError, Fault, StoreUnavailableError
 
@@ -62,7 +62,7 @@ class _Unknown(Exception):  # noqa: N818 # It never leaves this file: a reply, N
 
 @dataclass(slots=True, eq=False)
 class _Call:
-    words: tuple[Word, ...]
+    packed: bytes
     future: asyncio.Future[Any]
 
 
@@ -82,6 +82,7 @@ class Store:
                 socket_connect_timeout=CONNECT_TIMEOUT_S,
                 client_name="quotas",
             )
+            self._pool.make_connection()  # type: ignore[no-untyped-call] # As it ships. It checks what the URL says.
         except (ValueError, TypeError) as error:
             raise ConfigError("store", [Fault("QUOTAS_REDIS_URL", str(error))]) from error
         self._waiting: deque[_Call] = deque()
@@ -138,8 +139,11 @@ class Store:
         if not self._connected and loop.time() < self._retry_at:
             raise StoreUnavailableError("connect", "the store could not be reached a moment ago")
         if len(self._waiting) + len(self._sent) >= MAX_IN_LINE:
+            self._waiting = deque(call for call in self._waiting if not call.future.done())
+        if len(self._waiting) + len(self._sent) >= MAX_IN_LINE:
             raise StoreUnavailableError("overload", f"{MAX_IN_LINE} commands are under way already")
-        call = _Call(words, loop.create_future())
+        # A word that cannot be written, such as text that is no Unicode, is its caller's fault alone.
+        call = _Call(pack_command(words), loop.create_future())  # type: ignore[arg-type] # Typed for one word.
         self._waiting.append(call)
         self._asked.set()
         if self._link is None or self._link.done():
@@ -151,10 +155,11 @@ class Store:
         connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call] # As it ships.
         kind, detail = "connect", "no connection"
         try:
-            await connection.connect()  # type: ignore[no-untyped-call] # As it ships.
+            async with asyncio.timeout(STALL_S):  # Its set-up asks the server, too.
+                await connection.connect()  # type: ignore[no-untyped-call] # As it ships.
             kind = "lost"
             detail = await self._carry(connection)
-        except (RedisError, OSError) as error:
+        except (RedisError, OSError) as error:  # A timeout is an OSError.
             detail = str(error)
         finally:
             self._give_up(kind, detail)
@@ -195,7 +200,7 @@ class Store:
                 self._last_reply_at = asyncio.get_running_loop().time()
             self._sent.extend(calls)
             if calls:
-                packed = b"".join([pack_command(call.words) for call in calls])  # type: ignore[arg-type] # Typed for one word.
+                packed = b"".join([call.packed for call in calls])
                 await connection.send_packed_command(packed, check_health=False)
 
     async def _read(self, connection: AbstractConnection) -> None:
@@ -213,7 +218,7 @@ class Store:
                 future.set_exception(_Unknown())
             elif isinstance(reply, ResponseError):
                 future.set_exception(StoreUnavailableError("reply", str(reply)))
-                if "READONLY" in str(reply):
+                if isinstance(reply, ReadOnlyError) or "READONLY" in str(reply):
                     raise redis.exceptions.ConnectionError("the server has become a replica")
             else:
                 future.set_result(reply)

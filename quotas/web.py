@@ -13,15 +13,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from importlib.metadata import version
-from typing import Annotated, TypedDict
+from typing import Annotated, Any, TypedDict
 
 import orjson
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 from starlette.applications import Starlette
+from starlette.datastructures import URLPath
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Match, NoMatchFound, Route
 from starlette.types import Receive, Scope, Send
 
 from quotas import metrics
@@ -81,10 +82,19 @@ class State(TypedDict):
 Opened = Callable[[], contextlib.AbstractAsyncContextManager[Services]]
 
 
-class CheckEndpoint:
+class CheckRoute(BaseRoute):
     """`/check`, and any path below it, with any method: never 404 and never 405."""
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 # No body is read.
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Whether this is a check; a path below may hold anything, a line end too."""
+        path = scope["path"] if scope["type"] == "http" else ""
+        return (Match.FULL if path == "/check" or path.startswith("/check/") else Match.NONE), {}
+
+    def url_path_for(self, name: str, /, **path_params: Any) -> URLPath:  # Nothing links to a check.
+        """Checks have no name to be found by."""
+        raise NoMatchFound(name, path_params)
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 # No body is read.
         """Answer one check (ASGI 3)."""
         services: Services = scope["state"]["services"]
         answer = await services.checks.check(
@@ -109,12 +119,10 @@ def create(open_services: Opened, *, parent: int | None = None) -> Starlette:
         if watch is not None:
             watch.cancel()
 
-    check = CheckEndpoint()
     return Starlette(
         lifespan=lifespan,
         routes=[
-            Route("/check", check),
-            Route("/check/{path:path}", check),
+            CheckRoute(),
             Route("/v1/refund", _refund, methods=["POST"]),
             Route("/healthz", _healthz),
             Route("/readyz", _readyz),
@@ -191,7 +199,7 @@ async def _failed(request: Request, error: Exception) -> Response:
     """Every error that is an answer, as problem details (RFC 9457)."""
     if isinstance(error, HTTPException):
         detail = error.detail if error.status_code not in {404, 405} else f"{request.method} {request.url.path}"
-        return _problem(error.status_code, detail)
+        return _problem(error.status_code, detail, error.headers)
     if isinstance(error, ValidationError):
         faults = (f"{'.'.join(map(str, fault['loc'])) or 'body'}: {fault['msg']}" for fault in error.errors())
         return _problem(400, "; ".join(faults))
@@ -201,9 +209,11 @@ async def _failed(request: Request, error: Exception) -> Response:
     return _problem(_STATUS[type(error)], detail)
 
 
-def _problem(status: int, detail: str) -> Response:
+def _problem(status: int, detail: str, extra: Mapping[str, str] | None = None) -> Response:
     problem = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
-    headers = {"cache-control": "no-store"} | ({"retry-after": "1"} if status == HTTPStatus.SERVICE_UNAVAILABLE else {})
+    headers = {"cache-control": "no-store", **(extra or {})}
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        headers["retry-after"] = "1"
     return Response(orjson.dumps(problem), status, headers, PROBLEM.decode())
 
 

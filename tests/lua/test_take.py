@@ -250,7 +250,8 @@ def test_limits_per_key_count_apart_and_the_client_s_together(redis_url: str) ->
         taker = Taker(store)
         await taker.register()
         decisions = [await taker.take(plan, now_us=0, key_id=key) for key in ("k1", "k1", "k1", "k2", "k2")]
-        return [decision.binding and decision.binding.name for decision in decisions]
+        bindings = [decision.binding for decision in decisions]
+        return [None if binding is None else binding.name for binding in bindings]
 
     assert with_store(redis_url, work) == [None, None, "each", None, "all"]
 

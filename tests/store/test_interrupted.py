@@ -1,0 +1,173 @@
+"""An operator's change that broke off after any of its commands can be asked again and then holds.
+
+The n-th command is carried out and its reply lost, or it is not carried out, for every n.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from quotas import app, plans
+from quotas.clients import Clients
+from quotas.errors import ConflictError, NotFoundError, RequestError, StoreUnavailableError
+from quotas.identities import Identities
+from quotas.plans import Config
+from quotas.registry import Registry
+from quotas.scripts import PackedPlan, Take, take
+from quotas.store import Store
+
+from .proxy import Command, Fate, Proxy, proxy
+
+MOST_COMMANDS = 20
+FATES = [Fate.CUT, Fate.CUT_BEFORE]
+CONFIG: Config = plans.parse("plans: {free: {limits: {once: {rate: 0/second, burst: 10}}}}", "test plans")
+
+
+def clients_on(store: Store) -> Clients:
+    return Clients(Registry(store), plans=CONFIG.plans, brand="quotas", pepper=None, clock=app.clock)
+
+
+class WarmWorker:
+    """What a worker knows of credentials, and whether it would let one pass now."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._identities = Identities(Registry(store), brand="quotas", pepper=None)
+        self._plan = PackedPlan(CONFIG.plans["free"].limits)
+
+    async def passes(self, secret: str) -> bool:
+        while True:
+            try:
+                digest, identity = await self._identities.find(secret.encode(), app.clock())
+            except RequestError:
+                return False
+            client = identity.client
+            asked = Take(
+                client_id=client.id, generation=client.generation, key_id=identity.key.id, cost=0, now_us=app.clock()
+            )
+            if await take(self._store, self._plan, asked) is not None:
+                return True
+            self._identities.forget(digest)
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """A client `acme` with one key, a worker that knows it, and an operator whose connection breaks."""
+
+    operator: Clients
+    breaking: Clients
+    worker: WarmWorker
+    secret: str
+    key_id: str
+    store: Store
+
+
+@asynccontextmanager
+async def scene(redis_url: str, passing: Proxy) -> AsyncIterator[Scene]:
+    async with Store(redis_url) as store, Store(passing.url) as broken:
+        await store.call("FLUSHALL")
+        operator = clients_on(store)
+        await operator.create("acme", "free")
+        issued = await operator.issue_key("acme")
+        worker = WarmWorker(store)
+        assert await worker.passes(issued.secret)
+        yield Scene(operator, clients_on(broken), worker, issued.secret, issued.key.id, store)
+
+
+def breaking_off(redis_url: str, folder: Path, fate: Fate, work: Callable[[Scene], Awaitable[None]]) -> None:
+    """Do the work with its n-th command broken off, for every n, until one ends before."""
+
+    async def run() -> None:
+        for last in range(MOST_COMMANDS):
+            async with proxy(redis_url, folder) as passing:
+                done = 0
+                broke = False
+
+                def count(_: Command, last: int = last) -> Fate:
+                    nonlocal done, broke
+                    done += 1
+                    broke = broke or done > last
+                    return fate if done == last + 1 else Fate.PASS
+
+                passing.fate = count
+                async with scene(redis_url, passing) as on:
+                    await work(on)
+                if not broke:
+                    assert last > 0
+                    return
+        raise AssertionError("the change never came to its end")
+
+    asyncio.run(run())
+
+
+async def broken_off(change: Awaitable[object]) -> None:
+    with suppress(StoreUnavailableError):
+        await change
+
+
+@pytest.mark.parametrize("fate", FATES)
+def test_a_revocation_can_be_asked_again_and_then_holds(redis_url: str, tmp_path: Path, fate: Fate) -> None:
+    async def work(on: Scene) -> None:
+        await broken_off(on.breaking.revoke_key(on.key_id))
+        with suppress(NotFoundError):  # It says that the key is gone: then it has to be.
+            await on.operator.revoke_key(on.key_id)
+        assert not await on.worker.passes(on.secret)
+        assert await on.operator.keys_of("acme") == []
+
+    breaking_off(redis_url, tmp_path, fate, work)
+
+
+@pytest.mark.parametrize("fate", FATES)
+def test_a_deletion_can_be_asked_again_and_frees_the_name(redis_url: str, tmp_path: Path, fate: Fate) -> None:
+    async def work(on: Scene) -> None:
+        await broken_off(on.breaking.delete("acme"))
+        with suppress(NotFoundError):  # It says that the client is gone: then its name is free.
+            await on.operator.delete("acme")
+        assert not await on.worker.passes(on.secret)
+        await on.operator.create("acme", "free")
+        assert await on.operator.keys_of("acme") == []
+        await on.operator.delete("acme")
+        assert await on.store.call("KEYS", "*") == []
+
+    breaking_off(redis_url, tmp_path, fate, work)
+
+
+@pytest.mark.parametrize("fate", FATES)
+def test_a_creation_can_be_asked_again(redis_url: str, tmp_path: Path, fate: Fate) -> None:
+    async def work(on: Scene) -> None:
+        await broken_off(on.breaking.create("new", "free"))
+        with suppress(ConflictError):  # It says that the client exists: then it has to.
+            await on.operator.create("new", "free")
+        assert (await on.operator.get("new")).plan == "free"
+        await on.operator.delete("new")
+        await on.operator.delete("acme")
+        assert await on.store.call("KEYS", "*") == []
+
+    breaking_off(redis_url, tmp_path, fate, work)
+
+
+@pytest.mark.parametrize("fate", FATES)
+def test_a_key_that_was_not_handed_out_can_be_found_and_removed(redis_url: str, tmp_path: Path, fate: Fate) -> None:
+    async def work(on: Scene) -> None:
+        await broken_off(on.breaking.issue_key("acme", name="new"))
+        for key in await on.operator.keys_of("acme"):
+            await on.operator.revoke_key(key.id)
+        await on.operator.delete("acme")
+        assert await on.store.call("KEYS", "*") == []
+
+    breaking_off(redis_url, tmp_path, fate, work)
+
+
+@pytest.mark.parametrize("fate", FATES)
+@pytest.mark.parametrize("change", ["suspend", "resume"])
+def test_a_suspension_can_be_asked_again(redis_url: str, tmp_path: Path, fate: Fate, change: str) -> None:
+    async def work(on: Scene) -> None:
+        await broken_off(getattr(on.breaking, change)("acme"))
+        client = await getattr(on.operator, change)("acme")
+        assert client.status.value == ("suspended" if change == "suspend" else "active")
+
+    breaking_off(redis_url, tmp_path, fate, work)

@@ -1,0 +1,87 @@
+"""The application in this process, as a worker makes it, on the real store."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from unittest.mock import patch
+
+import httpx
+from starlette.types import Receive, Scope, Send
+
+from quotas import app, plans
+from quotas.clients import Clients
+from quotas.configuration import ConfigFile
+from quotas.registry import Registry
+from quotas.settings import Settings
+from quotas.store import Store
+
+PATIENCE_MS = 30_000
+"""The store's deadline where no test is about it: a bound, never an expectation."""
+
+PLANS = """
+plans:
+  free:
+    limits:
+      per-second: {rate: 5/second, burst: 10}
+  slow:
+    limits:
+      hourly: {rate: 1/hour, burst: 100}
+  once:
+    limits:
+      lifetime: {rate: 0/second, burst: 10}
+  lenient:
+    limits:
+      hourly: {rate: 1/hour, burst: 100}
+    on_store_error: allow
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One worker: HTTP into it, and what its operator uses beside it, on a connection of their own."""
+
+    http: httpx.AsyncClient
+    clients: Clients
+    store: Store
+
+    async def key(self, name: str = "acme", plan: str = "slow") -> str:
+        """The secret of a new client's only key."""
+        await self.clients.create(name, plan)
+        return (await self.clients.issue_key(name)).secret
+
+    async def check(self, secret: str, path: str = "/check") -> httpx.Response:
+        return await self.http.get(path, headers={"x-api-key": secret})
+
+
+@asynccontextmanager
+async def service(
+    redis_url: str,
+    plan_yaml: str = PLANS,
+    *,
+    clock: Callable[[], int] = app.clock,
+    timeout_ms: int = PATIENCE_MS,
+    pepper: bytes | None = None,
+) -> AsyncIterator[Service]:
+    """A worker with these plans. `clock` gives its epoch microseconds; the store has its own."""
+    settings = Settings(redis_url=redis_url, store_timeout_ms=timeout_ms, key_pepper=pepper)
+    config = plans.parse(plan_yaml, "test plans")
+    application = app.Worker(settings, ConfigFile(None), None, config, None, None)()
+    async with AsyncExitStack() as stack:
+        with patch.object(app, "clock", clock):
+            state = await stack.enter_async_context(application.router.lifespan_context(application))
+
+        async def with_state(scope: Scope, receive: Receive, send: Send) -> None:
+            """As a server does it: each request sees a copy of the lifespan's state."""
+            await application({**scope, "state": dict(state or {})}, receive, send)
+
+        transport = httpx.ASGITransport(with_state)
+        http = await stack.enter_async_context(httpx.AsyncClient(transport=transport, base_url="http://quotas"))
+        store = await stack.enter_async_context(Store(redis_url))
+        clients = Clients(Registry(store), plans=config.plans, brand=settings.key_brand, pepper=pepper, clock=clock)
+        yield Service(http, clients, store)
+
+
+def samples(exposition: str, name: str) -> dict[str, float]:
+    """The values of one metric, by the text of their labels."""
+    lines = (line.rpartition(" ") for line in exposition.splitlines() if line.startswith(name + "{"))
+    return {sample.removeprefix(name): float(value) for sample, _, value in lines}

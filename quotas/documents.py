@@ -65,7 +65,7 @@ class _Reader:
         """The data of one node; `holders` are the nodes that it is inside of."""
         self._left -= 1
         if self._left < 0:
-            raise _no_document(f"its aliases make more than {MAX_VALUES} values", node.start_mark)
+            raise _no_document(f"it makes more than {MAX_VALUES} values", node.start_mark)
         if id(node) in holders:
             raise _no_document("it holds itself", node.start_mark)
         inside = (*holders, id(node))
@@ -84,7 +84,8 @@ class _Reader:
         for key, value in node.value:
             if key.tag == _MERGE:
                 for each in self._merged(value, path, inside):
-                    merged = {**each, **merged}
+                    for name, item in each.items():
+                        merged.setdefault(name, item)
                 continue
             if not isinstance(key, yaml.ScalarNode):
                 raise _no_document("a name must be text", key.start_mark)

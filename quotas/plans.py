@@ -5,7 +5,7 @@ no limit can be are all reported together.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from enum import Enum
@@ -36,8 +36,8 @@ UNIT_US = {
 }
 """Units of a rate's period, in microseconds. A month has no fixed length: that is a quota."""
 
-_RATE = re.compile(r"(-?[0-9_]+)\s*(?:/|\bper\b)\s*(?:([0-9_]+)\s+)?([a-z]+?)s?")
-_QUOTA = re.compile(r"(-?[0-9_]+)\s*(?:/|\bper\b)\s*([a-z]+?)s?")
+_RATE = re.compile(r"(-?[0-9_]+)\s*(?:/|\bper\b)\s*(?:([0-9_]+)\s+)?([a-z]+)")
+_QUOTA = re.compile(r"(-?[0-9_]+)\s*(?:/|\bper\b)\s*([a-z]+)")
 _MAX_DIGITS = 19
 MAX_CLIENT_NAME = 128
 
@@ -120,6 +120,7 @@ def parse(text: str, source: str) -> Config:
         file = _File.model_validate(document)
     except ValidationError as error:
         faults += [_fault(details) for details in error.errors(include_url=False)]
+    faults += _contradictions(document)
     if faults:
         raise ConfigError(source, faults)
     return file.to_domain(source)
@@ -130,11 +131,12 @@ def parse_rate(text: str) -> tuple[int, int]:
     match = _RATE.fullmatch(text.strip())
     if match is None:
         raise ValueError(f"{text!r} is no rate; write it as 5/second, 100 per minute or 13 per 7 seconds")
-    count, times, unit = match.groups()
+    count, times, written = match.groups()
+    unit = written.removesuffix("s")
     if unit in {"month", "year"}:
         raise ValueError(f"a {unit} has no fixed length; use `quota: {count}/{unit}` for a calendar {unit}")
     if unit not in UNIT_US:
-        raise ValueError(f"unknown unit {unit!r}; known are {', '.join(UNIT_US)}")
+        raise ValueError(f"unknown unit {written!r}; known are {', '.join(UNIT_US)}")
     return _whole(count), (1 if times is None else _whole(times)) * UNIT_US[unit]
 
 
@@ -143,9 +145,10 @@ def parse_quota(text: str) -> tuple[int, Window]:
     match = _QUOTA.fullmatch(text.strip())
     if match is None:
         raise ValueError(f"{text!r} is no quota; write it as 10000/month")
-    units, window = match.groups()
+    units, written = match.groups()
+    window = written.removesuffix("s")
     if window not in {known.value for known in Window}:
-        raise ValueError(f"unknown window {window!r}; known are {', '.join(known.value for known in Window)}")
+        raise ValueError(f"unknown window {written!r}; known are {', '.join(known.value for known in Window)}")
     return _whole(units), Window(window)
 
 
@@ -186,7 +189,10 @@ def _pattern(text: object) -> PathPattern:
 def _network(text: object) -> Network:
     if not isinstance(text, str):
         raise ValueError("a network is text, such as 10.0.0.0/8 or ::1/128")  # noqa: TRY004 # pydantic collects it.
-    return ip_network(text)
+    network = ip_network(text)
+    mapped = getattr(network.network_address, "ipv4_mapped", None)
+    # A peer's mapped address is compared as the IPv4 address that it is; so is a network of them.
+    return network if mapped is None else IPv4Network((mapped, max(0, network.prefixlen - 96)))
 
 
 _Name = Annotated[str, AfterValidator(_printable)]
@@ -265,27 +271,24 @@ class _Limit(_Model):
 
     @model_validator(mode="after")
     def _possible(self) -> "_Limit":
+        if (self.rate is None) == (self.quota is None):
+            raise ValueError("must have either `rate` (a bucket) or `quota` (a calendar window)")
         self.to_domain("limit")
         return self
 
     def to_domain(self, name: str) -> Limit:
         """The limit; raises ValueError for what no bucket or quota can be."""
-        if (self.rate is None) == (self.quota is None):
-            raise ValueError("must have either `rate` (a bucket) or `quota` (a calendar window)")
         return Limit(name, self._bucket() if self.rate is not None else self._quota(), self.mode, self.per)
 
     def _bucket(self) -> Bucket:
         assert self.rate is not None
-        for name in ("timezone", "anchor_day"):
-            if getattr(self, name) is not None:
-                raise ValueError(f"`{name}` goes with `quota`, not with `rate`")
         count, period_us = parse_rate(self.rate)
+        if count == 0 and self.burst is None:
+            raise ValueError("a rate of 0 needs a `burst`, which is otherwise the rate's count")
         return Bucket(count=count, period_us=period_us, burst=count if self.burst is None else self.burst)
 
     def _quota(self) -> Quota:
         assert self.quota is not None
-        if self.burst is not None:
-            raise ValueError("`burst` goes with `rate`, not with `quota`")
         units, window = parse_quota(self.quota)
         anchor_day = 1 if self.anchor_day is None else self.anchor_day
         return Quota(units=units, window=window, timezone=self.timezone or "UTC", anchor_day=anchor_day)
@@ -315,13 +318,6 @@ class _File(_Model):
     clients: dict[Annotated[str, AfterValidator(_client_name)], _Client] = {}
     trusted_proxies: list[Annotated[Network, BeforeValidator(_network)]] | None = None
 
-    @model_validator(mode="after")
-    def _plans_exist(self) -> "_File":
-        for name, client in self.clients.items():
-            if client.plan not in self.plans:
-                raise ValueError(f"the client {name!r} is on the plan {client.plan!r}, which is not in `plans`")
-        return self
-
     def to_domain(self, source: str) -> Config:
         return Config(
             source,
@@ -329,6 +325,33 @@ class _File(_Model):
             {name: client.plan for name, client in self.clients.items()},
             LOOPBACK if self.trusted_proxies is None else tuple(self.trusted_proxies),
         )
+
+
+def _contradictions(document: Mapping[object, object]) -> list[Fault]:
+    """What only shows between fields. It is looked for in the raw document, so that no other fault hides it."""
+    faults = []
+    plans, clients = document.get("plans"), document.get("clients")
+    for name, plan in plans.items() if isinstance(plans, dict) else ():
+        limits = plan.get("limits") if isinstance(plan, dict) else None
+        for title, limit in limits.items() if isinstance(limits, dict) else ():
+            if isinstance(limit, dict):
+                path = f"plans.{name}.limits.{title}"
+                faults += [Fault(f"{path}.{field}", message) for field, message in _misplaced(limit)]
+    for name, client in clients.items() if isinstance(clients, dict) else ():
+        plan = client.get("plan") if isinstance(client, dict) else None
+        if isinstance(plan, str) and isinstance(plans, dict) and plan not in plans:
+            faults.append(Fault(f"clients.{name}.plan", f"there is no plan {plan!r} in `plans`"))
+    return faults
+
+
+def _misplaced(limit: Mapping[object, object]) -> Iterator[tuple[str, str]]:
+    """Fields that belong to the other kind of limit."""
+    if limit.get("quota") is None:
+        for field in ("timezone", "anchor_day"):
+            if limit.get(field) is not None and limit.get("rate") is not None:
+                yield field, f"`{field}` goes with `quota`, not with `rate`"
+    elif limit.get("rate") is None and limit.get("burst") is not None:
+        yield "burst", "`burst` goes with `rate`, not with `quota`"
 
 
 def _fault(details: ErrorDetails) -> Fault:

@@ -83,8 +83,10 @@ class Store:
                 client_name="quotas",
             )
             self._pool.make_connection()  # type: ignore[no-untyped-call] # As it ships. It checks what the URL says.
-        except (ValueError, TypeError) as error:
-            raise ConfigError("store", [Fault("QUOTAS_REDIS_URL", str(error))]) from error
+        except (ValueError, TypeError):
+            # What redis-py says can quote a part of the password.
+            told = "cannot be read; write it as redis://user:password@host:6379/0, with what is special percent-encoded"
+            raise ConfigError("store", [Fault("QUOTAS_REDIS_URL", told)]) from None
         self._waiting: deque[_Call] = deque()
         self._sent: deque[_Call] = deque()
         self._asked = asyncio.Event()

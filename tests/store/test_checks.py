@@ -77,7 +77,7 @@ def test_what_is_known_to_be_out_of_date_does_not_pass_when_the_store_fails(redi
             await clients.revoke_key(issued.key.id)
             passing.fate = lambda command: Fate.CUT if command[0] == b"HMGET" else Fate.PASS
             answer = await check(checks, issued.secret)
-            assert passing.commands[-2][0] == b"EVALSHA"
+            assert passing.count(b"EVALSHA") >= 2
             assert answer.reason is Reason.STORE_UNAVAILABLE
 
     asyncio.run(work())
@@ -97,14 +97,20 @@ def test_a_key_revoked_while_it_is_loaded_does_not_pass(redis_url: str, tmp_path
             await clients.create(name, "lenient")
             issued = await clients.issue_key(name)
 
-            async def revoke(_: Command) -> None:
-                if len(passing.commands) == place + 1:
+            places = 0
+
+            async def revoke(command: Command) -> None:
+                nonlocal places
+                if command[0] not in {b"HMGET", b"EVALSHA"}:
+                    return  # The script is loaded meanwhile.
+                if places == place:
                     await clients.revoke_key(issued.key.id)
+                places += 1
 
             passing.commands.clear()  # Those of the worker's start.
             passing.before = revoke
             assert (await check(checks, issued.secret)).reason is Reason.INVALID_CREDENTIAL
-            assert len(passing.commands) > place
+            assert places > place
 
     for place in range(4):
         asyncio.run(work(place))

@@ -220,7 +220,7 @@ class TestFaults:
             ("{rate: -5/second}", "the rate must not be negative"),
             ("{rate: 5/second, burst: 0}", "the burst must be at least 1"),
             ("{rate: 5/second, burst: -1}", "the burst must be at least 1"),
-            ("{rate: 0/second}", "the burst must be at least 1"),
+            ("{rate: 0/second}", "a rate of 0 needs a `burst`"),
             ("{rate: 5/fortnight}", "unknown unit 'fortnight'"),
             ("{rate: 5/s}", "unknown unit 's'"),
             ("{rate: 5/month}", "use `quota: 5/month`"),

@@ -78,6 +78,7 @@ def test_a_warm_check_is_one_command(redis_url: str, plan: str) -> None:
 def test_a_malformed_key_asks_the_store_nothing(redis_url: str) -> None:
     async def work() -> None:
         async with service(redis_url) as worker:
+            assert (await worker.http.get("/readyz")).status_code == 200  # What a start asks has been asked.
             async with watched(redis_url) as commands:
                 for secret in ("junk", "quotas_live_junk", "é"):
                     response = await worker.http.get("/check", headers=[(b"x-api-key", secret.encode())])

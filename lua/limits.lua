@@ -39,20 +39,35 @@ local rep, sub = string.rep, string.sub
 
 local now, extra_us
 
--- Sets the instant that everything below is about: the server's own for 0, else the one that was carried here.
-local function set_clock(carried_us)
-  now, extra_us = carried_us, MARGIN_US
-  if carried_us == 0 then
+-- Sets the instant that everything below is about: the server's own for '0', else the one that was carried here
+-- (the epoch itself is '00'). Returns whether it is a number.
+local function set_clock(carried)
+  now, extra_us = tonumber(carried), MARGIN_US
+  if carried == '0' then
     local time = redis.call('TIME')
     now, extra_us = time[1] * 1000000 + time[2], 0
   end
+  return now ~= nil
+end
+
+-- A bucket's level after `elapsed` microseconds; unknown is full, and a level above the capacity is cut to it.
+local function refilled(level, elapsed, refill, capacity)
+  if not level or level >= capacity then
+    return capacity
+  end
+  -- The elapsed time is held against the time to full before anything is multiplied.
+  if elapsed >= (capacity - level) / refill then
+    return capacity
+  end
+  return level + elapsed * refill
 end
 
 -- The plan has changed since the state was written: what is known goes over by kind and name. What the new plan
--- has no limit for goes to the attic, or a plan changed to and fro would hand out everything twice.
--- Returns the values in the order of the new layout (false where nothing is known), and the attic.
-local function carry(data, old_layout, new_layout)
-  local ATTIC = 16
+-- has no limit for goes to the attic, or a plan changed to and fro would hand out everything twice. Until now the old
+-- rules held: `elapsed` microseconds are refilled under them.
+-- Returns the values of now in the order of the new layout (false where nothing is known), and the attic.
+local function carry(data, old_layout, new_layout, elapsed)
+  local ATTIC = 64
 
   -- A layout as a list of {bucket, key, entry, grains, refill, burst}; `entry` is the limit's own part of it.
   local function parsed(layout)
@@ -94,6 +109,7 @@ local function carry(data, old_layout, new_layout)
   for _, limit in ipairs(old) do
     if limit.bucket then
       limit.level, position = unpack('<d', data, position)
+      limit.level = refilled(limit.level, elapsed, limit.refill, limit.burst * limit.grains)
     else
       limit.end_us, limit.used, position = unpack('<dd', data, position)
     end
@@ -149,38 +165,28 @@ local function window(end_us, used, b0, b1, b2, b3)
   return last, used, begin
 end
 
--- A bucket's level after `elapsed` microseconds; unknown is full, and a level above the capacity is cut to it.
-local function refilled(level, elapsed, refill, capacity)
-  if not level or level >= capacity then
-    return capacity
-  end
-  -- The elapsed time is held against the time to full before anything is multiplied.
-  if elapsed >= (capacity - level) / refill then
-    return capacity
-  end
-  return level + elapsed * refill
-end
-
--- Brings every limit of a state up to now and weighs a cost. Returns the scope, and whether every enforced limit has
+-- Brings every limit of a state up to now and weighs a cost. `moved` in the scope says that the state must be written
+-- even if nothing is taken: the clock has stepped back, or these are the first rules after others. Returns the scope, and whether every enforced limit has
 -- room; nil when the boundaries do not hold now.
 local function weigh(key, data, layout, packed_rules, cost)
   local count = #packed_rules / 8
   local rules = {unpack('<' .. rep('d', count), packed_rules)}
-  local at, until_us, values, attic = now, now, {}, nil
+  local at, until_us, elapsed, values, attic, changed = now, now, 0, {}, nil, false
   if data then
     local _, written_us, kept_us, length = unpack('<dddH', data)
     if kept_us > now then
-      at, until_us = written_us, kept_us
+      at, until_us, elapsed = written_us, kept_us, max(0, now - written_us)
       local old_layout = sub(data, HEAD + 1, HEAD + length)
       if old_layout == layout then
         values = {unpack('<' .. rep('d', (#data - HEAD - length) / 8), data, HEAD + length + 1)}
       else
-        values, attic = carry(data, old_layout, layout)
+        values, attic = carry(data, old_layout, layout, elapsed)
+        elapsed, changed = 0, sub(old_layout, 1, #layout) ~= layout
       end
     end
   end
 
-  local elapsed, room, waits = max(0, now - at), true, {}
+  local room, waits = true, {}
   local r, v = 1, 1
   while r <= count do
     local applies, mode, wait = rules[r + 1], rules[r + 2], 0
@@ -212,7 +218,7 @@ local function weigh(key, data, layout, packed_rules, cost)
   end
 
   local scope = {key = key, layout = layout, rules = rules, count = count, values = values, size = v - 1, waits = waits}
-  scope.attic, scope.elapsed, scope.until_us, scope.stepped_back = attic, elapsed, until_us, now < at
+  scope.attic, scope.until_us, scope.moved = attic, until_us, changed or now < at
   return scope, room
 end
 
@@ -233,11 +239,10 @@ local function write(scope, generation, live_us)
   for _, limit in ipairs(scope.attic or {}) do
     if limit.bucket then
       local capacity = limit.burst * limit.grains
-      local level = refilled(limit.level, scope.elapsed, limit.refill, capacity)
-      if level < capacity then
+      if limit.level < capacity then
         layout, size = layout .. limit.entry, size + 1
-        values[size] = level
-        live_us = max(live_us, bucket_us(level, limit.refill, capacity))
+        values[size] = limit.level
+        live_us = max(live_us, bucket_us(limit.level, limit.refill, capacity))
       end
     elseif quota_us(limit.end_us, limit.used) > 0 then
       layout, size = layout .. limit.entry, size + 2

@@ -5,7 +5,7 @@
 -- KEYS[3]  receipt  remembers that this refund was made, q1:{<client id>}:refund:<digest of the idempotency key>
 -- KEYS[4]  state    optional: the same as KEYS[1] for the limits that count per key
 -- ARGV[1]  units       integer, 1 or more: what a check took and is to be given back
--- ARGV[2]  now_us      integer, microseconds: 0 asks the server's own clock; tests and replay carry a time
+-- ARGV[2]  now_us      integer, microseconds: 0 asks the server's own clock; tests and replay carry a time, 00 is the epoch
 -- ARGV[3]  taken_us    integer, microseconds: when the units were taken; 0 is not known, and counts as now
 -- ARGV[4]  keep_ms     integer, milliseconds: how long the receipt is kept
 -- ARGV[5]  layout      string, see limits.lua: the limits that count per client
@@ -31,16 +31,15 @@ local GIVEN, REPEATED, GONE, WINDOWS = 1, 0, -1, -2
 
 assert(#KEYS == 3 and #ARGV == 6 or #KEYS == 4 and #ARGV == 8, 'refund: wrong number of keys or arguments')
 local units = tonumber(ARGV[1])
-local carried_us = tonumber(ARGV[2])
 local taken_us = tonumber(ARGV[3])
-assert(units and carried_us and taken_us and units >= 1, 'refund: units, now_us and taken_us are integers')
-set_clock(carried_us)
+assert(units and taken_us and units >= 1 and units % 1 == 0, 'refund: units and taken_us are integers')
+assert(set_clock(ARGV[2]), 'refund: now_us is an integer')
 
 -- Gives the units back to the limits of one scope and adds what each got to the reply and the receipt.
 -- Returns whether anything changed, and for how long there is something to remember.
 local function give(scope, layout, reply, lines)
   local rules, values = scope.rules, scope.values
-  local changed, live_us = scope.stepped_back, 0
+  local changed, live_us = scope.moved, 0
   local r, v, at = 1, 1, 1
   while r <= scope.count do
     local applies, bucket = rules[r + 1] == 1, rules[r] == 0

@@ -5,7 +5,7 @@
 -- KEYS[3]  state   optional: the same for the limits that count per key, q1:{<client id>}:key:<key id>
 -- ARGV[1]  generation  integer: the client's generation that the caller's knowledge is of
 -- ARGV[2]  cost        integer, units: 0 looks without taking
--- ARGV[3]  now_us      integer, microseconds: 0 asks the server's own clock; tests and replay carry a time
+-- ARGV[3]  now_us      integer, microseconds: 0 asks the server's own clock; tests and replay carry a time, 00 is the epoch
 -- ARGV[4]  layout      string, see limits.lua: the limits that count per client
 -- ARGV[5]  rules       string, see limits.lua: which of them apply, and how
 -- ARGV[6], ARGV[7]     layout and rules of the limits of KEYS[3]
@@ -20,8 +20,9 @@
 -- State    see limits.lua
 --
 -- Invariants
---   A refusal and a look write nothing. The one exception is a clock that stepped back: at_us then moves
---   back with it, or the client would be locked out until the old time has come again.
+--   A refusal and a look write nothing, with two exceptions that take nothing either. When the clock has stepped back,
+--   at_us moves back with it, or the client would be locked out until the old time has come again. And the first check
+--   after a change of plan carries the state over, so that the new rates count from then on.
 --   The generation in the state is a copy; wherever it is missing or differs, the record decides.
 --
 -- Worked call: one bucket of 5/second, burst 10 (grains 200000, refill 1), fresh, cost 3, at 1,000,000 us:
@@ -32,9 +33,8 @@ local TAKEN, REFUSED, STALE, WINDOWS = 1, 0, -1, -2
 assert(#KEYS == 2 and #ARGV == 5 or #KEYS == 3 and #ARGV == 7, 'take: wrong number of keys or arguments')
 local generation = tonumber(ARGV[1])
 local cost = tonumber(ARGV[2])
-local carried_us = tonumber(ARGV[3])
-assert(generation and cost and carried_us and cost >= 0, 'take: generation, cost and now_us are integers')
-set_clock(carried_us)
+assert(generation and cost and cost >= 0 and cost % 1 == 0, 'take: generation and cost are integers')
+assert(set_clock(ARGV[3]), 'take: now_us is an integer')
 
 -- Takes the cost where there is room (`cost` 0 takes nothing), and reports every limit that applies.
 -- Returns whether anything was taken, and for how long there is something to remember.
@@ -64,7 +64,7 @@ local function settle(scope, cost, reply)
     else
       local end_us, used = values[v], values[v + 1]
       if charge then
-        used = used + cost
+        used = min(used + cost, 9007199254740991)
         values[v + 1] = used
       end
       left = rules[r + 3] - used
@@ -109,7 +109,7 @@ local reply = {room and TAKEN or REFUSED, now}
 for index = 1, #scopes do
   local scope = scopes[index]
   local charged, live_us = settle(scope, room and cost or 0, reply)
-  if charged or scope.stepped_back then
+  if charged or scope.moved then
     write(scope, generation, live_us)
   end
 end

@@ -143,7 +143,14 @@ class Worker:
             )
             await warm_up(store)
             refunds = Refunds(store=store, registry=registry, planbook=planbook, clock=clock)
-            reloader = Reloader(self.file, self.known, planbook, metrics, partial(keep_file_clients, settings))
+            reloader = Reloader(
+                file=self.file,
+                known=self.known,
+                planbook=planbook,
+                metrics=metrics,
+                adopt=partial(keep_file_clients, settings),
+                shelf=self.metrics_folder and self.metrics_folder / "newest.yaml",
+            )
             async with reloader:
                 yield Services(store, checks, refunds, planbook, metrics)
 

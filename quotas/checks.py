@@ -6,7 +6,7 @@ Every road ends in an `Answer`: a refusal is a value, and so is an outage.
 import logging
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from quotas import paths, requests
@@ -162,6 +162,8 @@ class Checks:
             if in_force is None:
                 self._identities.forget(digest)
                 return Answer(Reason.NO_PLAN, identity)
+            if in_force.plan.name != client.plan:
+                identity = replace(identity, client=replace(client, plan=in_force.plan.name))
             asked = self._take_of(request, identity, in_force.plan, now_us)
             begun = self._timer()
             decision = await take(self._store, in_force.packed, asked)

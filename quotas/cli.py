@@ -7,16 +7,18 @@ import asyncio
 import os
 import sys
 from collections.abc import Awaitable, Callable
-from datetime import UTC, date, datetime, timedelta
+from contextlib import suppress
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import orjson
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 
 from quotas import app as composition
-from quotas import configuration, logs, replay_command, tables
+from quotas import configuration, instants, logs, overrides, replay_command, tables
 from quotas.app import Operations
 from quotas.clients import Clients
 from quotas.errors import (
@@ -43,8 +45,8 @@ COMMAND_TIMEOUT_S = 30.0
 
 T = TypeVar("T")
 # What is printed may hold anything that a client is called: no markup, no highlighting, no wrapping in a pipe.
-out = Console(markup=False, highlight=False, soft_wrap=True)
-err = Console(markup=False, highlight=False, soft_wrap=True, stderr=True)
+out = Console(markup=False, highlight=False, emoji=False, soft_wrap=True)
+err = Console(markup=False, highlight=False, emoji=False, soft_wrap=True, stderr=True)
 
 app = typer.Typer(
     help="Rate limits and quotas as an HTTP check service.",
@@ -100,8 +102,9 @@ def serve(
 
         def announce(url: str, plans: Config) -> None:
             assert serving.redis_url is not None, "a service has a store"
+            with suppress(StoreUnavailableError):  # The workers go on trying.
+                asyncio.run(composition.keep_file_clients(serving, plans))
             secret = _run(serving, serving.redis_url, plans, _demo) if demo else None
-            asyncio.run(composition.keep_file_clients(serving, plans))
             out.print(f"quotas serves {plans.source} ({', '.join(plans.plans)}) on {url}")
             if secret is not None:
                 out.print(f"\nThe client `{DEMO_CLIENT}` has a new key, shown this once. Try:\n")
@@ -150,13 +153,13 @@ def create_client(
 @clients_app.command("list")
 def list_clients(as_json: AsJson = False) -> None:
     """List all clients."""
-    _show_clients(_with_clients(lambda clients: clients.all()), as_json, many=True)
+    _show_clients(_without_plans(lambda clients: clients.all()), as_json, many=True)
 
 
 @clients_app.command("show")
 def show_client(name: Name, as_json: AsJson = False) -> None:
     """Show one client."""
-    _show_clients([_with_clients(lambda clients: clients.get(name))], as_json)
+    _show_clients([_without_plans(lambda clients: clients.get(name))], as_json)
 
 
 @clients_app.command("set-plan")
@@ -173,20 +176,22 @@ def set_plan(
 @clients_app.command()
 def suspend(name: Name, as_json: AsJson = False) -> None:
     """Refuse every check of a client until it is resumed."""
-    _show_clients([_with_clients(lambda clients: clients.suspend(name))], as_json)
+    _show_clients([_without_plans(lambda clients: clients.suspend(name))], as_json)
 
 
 @clients_app.command()
 def resume(name: Name, as_json: AsJson = False) -> None:
     """Let a suspended client pass again."""
-    _show_clients([_with_clients(lambda clients: clients.resume(name))], as_json)
+    _show_clients([_without_plans(lambda clients: clients.resume(name))], as_json)
 
 
 @clients_app.command("delete")
-def delete_client(name: Name, yes: Yes = False) -> None:
+def delete_client(name: Name, yes: Yes = False, as_json: AsJson = False) -> None:
     """Delete a client, its keys and what it has spent."""
     _confirm(f"Delete the client {name!r}, its keys and what it has spent?", yes)
-    _with_clients(lambda clients: clients.delete(name))
+    _without_plans(lambda clients: clients.delete(name))
+    if as_json:
+        _print_json({"deleted": name})
 
 
 @keys_app.command("create")
@@ -203,7 +208,7 @@ def create_key(
     expires_at_us = None
     if expires_in_days is not None:
         expires_at_us = composition.clock() + expires_in_days * 86_400 * 1_000_000
-    issued = _with_clients(
+    issued = _without_plans(
         lambda clients: clients.issue_key(client, name=name, environment=environment, expires_at_us=expires_at_us)
     )
     if as_json:
@@ -216,7 +221,7 @@ def create_key(
 @keys_app.command("list")
 def list_keys(client: Annotated[str, typer.Option(help="Whose keys.")], as_json: AsJson = False) -> None:
     """List the keys of a client, without their secrets."""
-    found = _with_clients(lambda clients: clients.keys_of(client))
+    found = _without_plans(lambda clients: clients.keys_of(client))
     if as_json:
         _print_json([{"id": key.id, "client": client, **_key_fields(key)} for key in found])
         return
@@ -226,8 +231,8 @@ def list_keys(client: Annotated[str, typer.Option(help="Whose keys.")], as_json:
             key.shown + "…",
             key.name,
             key.environment.value,
-            tables.instant(key.created_at_us),
-            "never" if key.expires_at_us is None else tables.instant(key.expires_at_us),
+            instants.show(key.created_at_us),
+            "never" if key.expires_at_us is None else instants.show(key.expires_at_us),
         )
         for key in found
     ]
@@ -235,10 +240,14 @@ def list_keys(client: Annotated[str, typer.Option(help="Whose keys.")], as_json:
 
 
 @keys_app.command("revoke")
-def revoke_key(key_id: Annotated[str, typer.Argument(help="The key's id, as listed.")], yes: Yes = False) -> None:
+def revoke_key(
+    key_id: Annotated[str, typer.Argument(help="The key's id, as listed.")], yes: Yes = False, as_json: AsJson = False
+) -> None:
     """Revoke a key; the next check with it is refused by every worker."""
     _confirm(f"Revoke {key_id}?", yes)
-    _with_clients(lambda clients: clients.revoke_key(key_id))
+    _without_plans(lambda clients: clients.revoke_key(key_id))
+    if as_json:
+        _print_json({"revoked": key_id})
 
 
 @clients_app.command("set-limit")
@@ -257,14 +266,14 @@ def set_limit(
     as_json: AsJson = False,
 ) -> None:
     """Give a client a limit of its own in place of its plan's, from its next check on."""
-    override = Override(
-        rate=rate,
-        burst=burst,
-        quota=quota,
-        timezone=timezone,
-        anchor_day=anchor_day,
-        until_us=None if until is None else _until_us(until),
-    )
+    until_us = None if until is None else _until_us(until)
+    try:
+        override = Override(
+            rate=rate, burst=burst, quota=quota, timezone=timezone, anchor_day=anchor_day, until_us=until_us
+        )
+    except ValidationError as error:
+        told = (f"--{fault['loc'][0]}: {fault['msg'].removeprefix('Value error, ')}" for fault in error.errors())
+        raise typer.BadParameter("; ".join(told).replace("--anchor_day", "--anchor-day")) from error
     if override.model_copy(update={"until_us": None}) == Override():
         raise typer.BadParameter("say what is different: --rate, --burst, --quota, --timezone or --anchor-day")
     _show_clients([_with_clients(lambda clients: clients.set_limit(name, limit, override), config)], as_json)
@@ -329,9 +338,9 @@ def explain(
     as_json: AsJson = False,
 ) -> None:
     """Say why a request would be allowed or refused; takes nothing. Exit code 1 when it would be refused."""
-    secret = (sys.stdin.readline().strip() if credential == "-" else credential).encode()
+    secret = _bytes(sys.stdin.readline().strip() if credential == "-" else credential)
     explanation = _with_operations(
-        lambda services: services.explainer.explain(secret, method, path.encode(), cost), config
+        lambda services: services.explainer.explain(secret, method, _bytes(path), cost), config
     )
     if as_json:
         _print_json(tables.explanation_fields(explanation))
@@ -367,7 +376,7 @@ def replay(
     if compare is not None:
         configs.append(configuration.ConfigFile(compare.absolute()).read())
     summarised = summary or compare is not None
-    summaries, skipped = replay_command.replay_file(
+    summaries, log = replay_command.replay_file(
         None if requests == Path("-") else requests,
         parse,
         configs,
@@ -375,10 +384,10 @@ def replay(
         decisions=None if summarised else sys.stdout.buffer,
     )
     sys.stdout.flush()
-    for why, lines in skipped.items():
+    for why, lines in log.skipped.items():
         if why is not logs.Skip.BLANK:
             err.print(f"skipped {lines} lines: {why.value}")
-    if not summaries[0].clients and skipped[logs.Skip.NO_CLIENT]:
+    if not log.requests and log.skipped[logs.Skip.NO_CLIENT]:
         err.print("error: no line names a client; say where it is with --client-from")
         raise typer.Exit(2)
     if summarised and as_json:
@@ -388,23 +397,25 @@ def replay(
         replay_command.print_summary(out, configs, summaries)
 
 
+def _bytes(argument: str) -> bytes:
+    """An argument as it was given, also where it is no UTF-8."""
+    return argument.encode("utf-8", "surrogateescape")
+
+
 def _until_us(text: str) -> int:
     """The first instant after a last day, or the instant itself."""
     try:
         day = date.fromisoformat(text)
     except ValueError:
         return _instant_us(text)
-    return _instant_us(f"{day + timedelta(days=1)}T00:00:00Z")
+    return _instant_us(f"{day}T00:00:00Z") + 86_400_000_000
 
 
 def _instant_us(text: str) -> int:
     try:
-        at = datetime.fromisoformat(text)
-    except ValueError:
-        at = None
-    if at is None or at.tzinfo is None:
-        raise typer.BadParameter(f"{text!r} is no RFC 3339 instant such as 2026-12-31T23:59:59Z")
-    return (at - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+        return instants.parse(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 def _settings(config: Path | None) -> Settings:
@@ -416,9 +427,17 @@ def _with_clients(work: Callable[[Clients], Awaitable[T]], config: Path | None =
     return _with_operations(lambda services: work(services.clients), config)
 
 
+def _without_plans(work: Callable[[Clients], Awaitable[T]]) -> T:
+    """The same for what no plan is needed for: a file that cannot be used must not keep anybody from revoking."""
+    return _with_plans(lambda services: work(services.clients), _settings(None), Config("no plans", {}))
+
+
 def _with_operations(work: Callable[[Operations], Awaitable[T]], config: Path | None = None) -> T:
     settings = _settings(config)
-    plans = configuration.find(settings.config).read()
+    return _with_plans(work, settings, configuration.find(settings.config).read())
+
+
+def _with_plans(work: Callable[[Operations], Awaitable[T]], settings: Settings, plans: Config) -> T:
     with composition.store_for_command(settings) as url:
         return _run(settings, url, plans, work)
 
@@ -437,10 +456,15 @@ def _show_clients(clients: list[Client], as_json: bool, *, many: bool = False) -
         _print_json(listed if many else listed[0])
         return
     rows = [
-        (client.name, client.plan, client.status.value, client.id, tables.instant(client.created_at_us))
+        (client.name, client.plan, client.status.value, client.id, instants.show(client.created_at_us))
         for client in clients
     ]
     tables.print_table(out, ("name", "plan", "status", "id", "created"), rows)
+    for client in () if many else clients:
+        for name, own in overrides.load(client.overrides).items():
+            until = "" if own.until_us is None else f" until {instants.show(own.until_us)}"
+            different = own.model_dump(exclude_none=True, exclude={"until_us"})
+            out.print(f"own limit {name}: {', '.join(f'{key} {value}' for key, value in different.items())}{until}")
 
 
 def _client_fields(client: Client) -> dict[str, Any]:
@@ -449,7 +473,8 @@ def _client_fields(client: Client) -> dict[str, Any]:
         "plan": client.plan,
         "status": client.status.value,
         "id": client.id,
-        "created_at": tables.instant(client.created_at_us),
+        "created_at": instants.show(client.created_at_us),
+        "limits": {name: own.model_dump(exclude_none=True) for name, own in overrides.load(client.overrides).items()},
     }
 
 
@@ -458,8 +483,8 @@ def _key_fields(key: Key) -> dict[str, Any]:
         "name": key.name,
         "shown": key.shown,
         "environment": key.environment.value,
-        "created_at": tables.instant(key.created_at_us),
-        "expires_at": None if key.expires_at_us is None else tables.instant(key.expires_at_us),
+        "created_at": instants.show(key.created_at_us),
+        "expires_at": None if key.expires_at_us is None else instants.show(key.expires_at_us),
     }
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from quotas import keys
 from quotas.errors import ConflictError, NotFoundError
 from quotas.keys import Environment
-from quotas.overrides import Override, dump, load
+from quotas.overrides import Override, written
 from quotas.plans import MAX_CLIENT_NAME, Plan, is_client_name
 from quotas.registry import Client, Key, Registry, Status
 
@@ -79,15 +79,14 @@ class Clients:
             override.applied(known[limit])
         except ValueError as error:
             raise ConflictError(f"the limit {limit!r} cannot be this: {error}") from error
-        return await self._amend(name, overrides=dump({**load(client.overrides), limit: override}))
+        return await self._own_limit(client, limit, written(override))
 
     async def unset_limit(self, name: str, limit: str) -> Client:
         """Give a client its plan's limit back."""
         client = await self.get(name)
-        overrides = dict(load(client.overrides))
-        if overrides.pop(limit, None) is None:
+        if limit not in client.overrides.split("\n")[::2]:
             raise NotFoundError(f"the client {name!r} has no limit {limit!r} of its own")
-        return await self._amend(name, overrides=dump(overrides))
+        return await self._own_limit(client, limit, "")
 
     async def keep(self, clients: Mapping[str, str]) -> None:
         """Have the clients of the configuration file, name -> plan: create what is missing, move what differs."""
@@ -161,6 +160,11 @@ class Clients:
         if not await self._registry.amend(client.id, **changes):
             raise NotFoundError(f"the client {name!r} was deleted meanwhile")
         return await self.get(name)
+
+    async def _own_limit(self, client: Client, limit: str, override: str) -> Client:
+        if not await self._registry.set_limit(client.id, limit, override):
+            raise NotFoundError(f"the client {client.name!r} was deleted meanwhile")
+        return await self.get(client.name)
 
     def _known_plan(self, plan: str) -> None:
         if plan not in self._plans:

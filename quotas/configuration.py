@@ -20,17 +20,25 @@ class ConfigFile:
 
     path: Path | None
 
+    @property
+    def source(self) -> str:
+        """What it is called in messages."""
+        return STARTER if self.path is None else str(self.path)
+
     def read(self) -> Config:
         """What it says. Raises ConfigError with every fault."""
+        return plans.parse(self.text(), self.source)
+
+    def text(self) -> str:
+        """Its text. Raises ConfigError when it cannot be had."""
         if self.path is None:
-            starter = files("quotas") / "examples" / "quotas.example.yaml"
-            return plans.parse(starter.read_text("utf-8"), STARTER)
+            return (files("quotas") / "examples" / "quotas.example.yaml").read_text("utf-8")
         try:
-            return plans.parse(self.path.read_text("utf-8"), str(self.path))
+            return self.path.read_text("utf-8")
         except OSError as error:
-            raise ConfigError(str(self.path), [Fault("(file)", f"cannot be read: {error.strerror}")]) from error
+            raise ConfigError(self.source, [Fault("(file)", f"cannot be read: {error.strerror}")]) from error
         except UnicodeDecodeError as error:
-            raise ConfigError(str(self.path), [Fault("(file)", "is not UTF-8 text")]) from error
+            raise ConfigError(self.source, [Fault("(file)", "is not UTF-8 text")]) from error
 
     def fingerprint(self) -> Fingerprint | None:
         """What changes when the file does, links followed on the way to it; None while it cannot be found."""

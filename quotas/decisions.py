@@ -7,9 +7,10 @@ never asks the time: what is remembered and `now` go in, what is to be remembere
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import NamedTuple
 
 from quotas import buckets, windows
-from quotas.limits import Bucket, Limit, Mode, Quota
+from quotas.limits import EXACT, Bucket, Limit, Mode, Quota
 
 STEP_BACK_US = 3_600_000_000
 """A clock that stepped back by up to an hour over a window's start goes on counting in the later window."""
@@ -27,8 +28,7 @@ class Outcome(Enum):
     NEVER = "never"
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(NamedTuple):  # A tuple: each check makes one for each limit, at a third of a dataclass's cost.
     """How one limit stands after a check.
 
     `remaining` is whole units, rounded down; in overage it is below 0 by the units past the quota.
@@ -93,17 +93,28 @@ def _longer(wait_us: int | None, than_us: int | None) -> bool:
     return than_us is not None and (wait_us is None or wait_us > than_us)
 
 
+Layout = tuple[str, tuple[int, int, int] | None]
+"""What a memory says of a limit: its name, and of a bucket grains, refill and burst."""
+
+
+def layout_of(name: str, rule: Bucket | None) -> Layout:
+    """One limit's entry; None is a quota."""
+    return name, None if rule is None else (rule.grains, rule.refill, rule.burst)
+
+
 @dataclass(frozen=True, slots=True)
 class Memory:
     """What a client's limits remember, by name, at one instant.
 
     From `until_us` on nothing is left to remember under any plan that the client was on, and fresh is the same.
     `levels` are buckets, as the rule they were last under and the level in its grains; `counts` are quotas, as
-    the end of the window in microseconds and the units used in it. Both also hold limits that the plan had before.
+    the end of the window in microseconds and the units used in it. Both also hold limits that the plan had before;
+    `layout` has all of them in order, those of the plan first.
     """
 
     at_us: int
     until_us: int
+    layout: tuple["Layout", ...] = ()
     levels: Mapping[str, tuple[Bucket, int]] = field(default_factory=dict)
     counts: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
@@ -120,11 +131,11 @@ def take(
 
     Limits named in `skipped` do not match this check: they are remembered and neither asked nor charged.
 
-    A refusal and a look (cost 0) return the memory as it was, but for a clock that stepped back: then its
-    instant moves back too, or the client would be locked out until the old time has come again.
+    A refusal and a look (cost 0) return the memory as it was, with two exceptions. A clock that stepped back takes
+    the memory's instant back with it, or the client would be locked out until the old time has come again. And the
+    first check after a change of plan carries the memory over: until then buckets refill under the old rules.
     """
     known = _alive(memory, now_us)
-    elapsed_us = now_us - known.at_us
     levels, counts = _brought(limits, known, now_us)
     waits = [_wait(limit, levels, counts, cost, now_us) for limit in limits]
     weighed = [(limit, wait) for limit, wait in zip(limits, waits, strict=True) if limit.name not in skipped]
@@ -135,8 +146,8 @@ def take(
                 _charge(limit, cost, levels, counts)
     standings = [_standing(limit, wait, levels, counts, now_us) for limit, wait in weighed]
     charged = allowed and cost and any(wait == 0 or limit.mode is Mode.OVERAGE for limit, wait in weighed)
-    if charged or elapsed_us < 0:
-        memory = _remembered(known, levels, counts, now_us)
+    if charged or _moved(limits, known, now_us):
+        memory = _remembered(limits, known, levels, counts, now_us)
     return memory, Decision.of(now_us, standings)
 
 
@@ -157,7 +168,7 @@ def refund(  # noqa: PLR0913 # What is remembered, the plan, and what is asked: 
     known = _alive(memory, now_us)
     levels, counts = _brought(limits, known, now_us)
     given: dict[str, int] = {}
-    changed = now_us < known.at_us
+    changed = _moved(limits, known, now_us)
     for limit in limits:
         if limit.name in skipped:
             continue
@@ -175,7 +186,7 @@ def refund(  # noqa: PLR0913 # What is remembered, the plan, and what is asked: 
             given[limit.name] = back
             changed = changed or back > 0
     if changed:
-        memory = _remembered(known, levels, counts, now_us)
+        memory = _remembered(limits, known, levels, counts, now_us)
     return memory, given
 
 
@@ -188,7 +199,7 @@ def _alive(memory: Memory | None, now_us: int) -> Memory:
 
 
 def _brought(limits: Sequence[Limit], known: Memory, now_us: int) -> tuple[Levels, Counts]:
-    """Everything that is remembered, brought up to now and into the units of the limits in force.
+    """Everything that is remembered, brought up to now under the rules of then, in the units of the limits in force.
 
     Limits that the plan no longer has stay for as long as there is something to remember of them, so that a
     plan changed to and fro mints nothing.
@@ -198,8 +209,7 @@ def _brought(limits: Sequence[Limit], known: Memory, now_us: int) -> tuple[Level
     counts: Counts = {}
     for limit in limits:
         if isinstance(limit.rule, Bucket):
-            level = _level(limit.rule, known.levels.get(limit.name))
-            levels[limit.name] = (limit.rule, buckets.refilled(limit.rule, level, elapsed_us))
+            levels[limit.name] = (limit.rule, _level(limit.rule, known.levels.get(limit.name), elapsed_us))
         else:
             counts[limit.name] = _count(limit.rule, known.counts.get(limit.name), now_us)
     for name, (rule, kept) in known.levels.items():
@@ -212,16 +222,32 @@ def _brought(limits: Sequence[Limit], known: Memory, now_us: int) -> tuple[Level
     return levels, counts
 
 
-def _remembered(known: Memory, levels: Levels, counts: Counts, now_us: int) -> Memory | None:
+def _moved(limits: Sequence[Limit], known: Memory, now_us: int) -> bool:
+    """Whether there is something to write even if nothing is taken."""
+    return now_us < known.at_us or (known.until_us > now_us and known.layout[: len(limits)] != _layout(limits))
+
+
+def _layout(limits: Sequence[Limit]) -> tuple[Layout, ...]:
+    return tuple(layout_of(each.name, each.rule if isinstance(each.rule, Bucket) else None) for each in limits)
+
+
+def _remembered(limits: Sequence[Limit], known: Memory, levels: Levels, counts: Counts, now_us: int) -> Memory | None:
     """The memory to keep; None when there is nothing to remember."""
     until_us = max(known.until_us, now_us + _remembered_us(levels, counts, now_us))
-    return Memory(now_us, until_us, levels, counts) if until_us > now_us else None
+    if until_us <= now_us:
+        return None
+    layout = _layout(limits)
+    # What the plan no longer has stays in the order it was in.
+    kept = {layout_of(name, rule) for name, (rule, _) in levels.items()} | {layout_of(name, None) for name in counts}
+    attic = tuple(entry for entry in known.layout if entry in kept and entry not in layout)
+    return Memory(now_us, until_us, layout + attic, levels, counts)
 
 
-def _level(bucket: Bucket, kept: tuple[Bucket, int] | None) -> int:
+def _level(bucket: Bucket, kept: tuple[Bucket, int] | None, elapsed_us: int) -> int:
     if kept is None:
         return bucket.capacity
     rule, level = kept
+    level = buckets.refilled(rule, level, elapsed_us)
     return min(bucket.capacity, buckets.converted(level, from_grains=rule.grains, to_grains=bucket.grains))
 
 
@@ -259,7 +285,7 @@ def _charge(limit: Limit, cost: int, levels: dict[str, tuple[Bucket, int]], coun
         levels[limit.name] = (rule, level - cost * rule.grains)
     else:
         end_us, used = counts[limit.name]
-        counts[limit.name] = (end_us, used + cost)
+        counts[limit.name] = (end_us, min(used + cost, EXACT - 1))
 
 
 def _standing(limit: Limit, wait_us: int | None, levels: Levels, counts: Counts, now_us: int) -> Standing:

@@ -1,9 +1,9 @@
 """Why a check would be allowed or refused, told from what the store holds. It takes nothing and writes nothing."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from quotas import overrides, paths
+from quotas import paths
 from quotas.checks import Reason
 from quotas.decisions import Decision, Memory, Standing, take
 from quotas.errors import CredentialError
@@ -73,9 +73,10 @@ class Explainer:
             cost = in_force.plan.cost(method, readings)
         standings, now_us = await self._standings(identity, in_force, in_force.plan.skipped(method, readings), cost)
         decision = Decision.of(now_us, list(standings.values()))
-        own = overrides.load(identity.client.overrides)
+        of_the_plan = self._planbook.config.plans[in_force.plan.name].limits
         stories = tuple(
-            LimitStory(limit, limit.name in own, standings.get(limit.name)) for limit in in_force.plan.limits
+            LimitStory(limit, limit != planned, standings.get(limit.name))
+            for limit, planned in zip(in_force.plan.limits, of_the_plan, strict=True)
         )
         return Explanation(Reason.of(decision), identity, in_force, cost, readings, stories, decision)
 
@@ -105,6 +106,6 @@ def _weighed(
     _, look = take(packed.limits, memory, now_us=now_us, cost=0, skipped=skipped)
     _, weighed = take(packed.limits, memory, now_us=now_us, cost=cost, skipped=skipped)
     return {
-        now.limit.name: replace(now, retry_after_us=then.retry_after_us)
+        now.limit.name: now._replace(retry_after_us=then.retry_after_us)
         for now, then in zip(look.standings, weighed.standings, strict=True)
     }

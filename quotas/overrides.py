@@ -5,9 +5,10 @@ when the plan changes later. An override of a limit that the plan does not have 
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from quotas.limits import Bucket, Limit, Quota
 from quotas.plans import (
@@ -55,17 +56,27 @@ class Override(BaseModel):
         return Quota(units=units, window=window, timezone=self.timezone or rule.timezone, anchor_day=anchor_day)
 
 
-_OVERRIDES = TypeAdapter(dict[str, Override])
-
-
 def load(text: str) -> Mapping[str, Override]:
-    """Overrides by limit name, as the registry keeps them; empty text is none."""
-    return _OVERRIDES.validate_json(text) if text else {}
+    """Overrides by limit name, from text that has each name on a line and what is different on the next.
+
+    What this version cannot read is left out: a field of a later one, a time zone that is gone.
+    """
+    lines = text.split("\n")
+    found: dict[str, Override] = {}
+    for name, dumped in zip(lines[::2], lines[1::2], strict=False):
+        with suppress(ValidationError):
+            found[name] = Override.model_validate_json(dumped)
+    return found
+
+
+def written(override: Override) -> str:
+    """One override as one line of JSON."""
+    return override.model_dump_json(exclude_none=True)
 
 
 def dump(overrides: Mapping[str, Override]) -> str:
     """The text that `load` reads."""
-    return _OVERRIDES.dump_json(dict(overrides), exclude_none=True).decode() if overrides else ""
+    return "".join(f"{name}\n{written(override)}\n" for name, override in overrides.items())
 
 
 @dataclass(frozen=True, slots=True)

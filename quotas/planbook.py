@@ -37,11 +37,15 @@ class Planbook:
         self._made: OrderedDict[tuple[str, str], PlanInForce] = OrderedDict()
 
     def of(self, client: Client, now_us: int) -> PlanInForce | None:
-        """The plan of a client at an instant; None when the configuration has none of that name."""
-        in_force = self._plans.get(client.plan)
+        """The plan of a client at an instant; None when the configuration has none of that name.
+
+        Of a client that the file keeps, the file has the last word: its record may still be on the way there.
+        """
+        name = self.config.clients.get(client.name, client.plan)
+        in_force = self._plans.get(name)
         if in_force is None or not client.overrides:
             return in_force
-        key = (client.plan, client.overrides)
+        key = (name, client.overrides)
         made = self._made.get(key)
         if made is None or (made.until_us is not None and now_us >= made.until_us):
             made = self._made[key] = self._make(in_force.plan, client.overrides, now_us)

@@ -44,7 +44,10 @@ class Refunds:
         in_force = self._planbook.of(client, self._clock())
         if in_force is None:
             raise ConflictError(f"the plan {client.plan!r} of the client {client_name!r} is not in the configuration")
-        skipped = in_force.plan.skipped(method, paths.readings(target.encode()))
+        if not key_id.isascii():
+            raise NotFoundError(f"there is no key {key_id!r}")
+        readings = paths.readings(target.encode("utf-8", "surrogateescape"))
+        skipped = in_force.plan.skipped(method, readings)
         if not key_id:
             skipped |= {limit.name for limit in in_force.packed.per_key.limits}
         asked = Refund(

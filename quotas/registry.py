@@ -4,7 +4,8 @@ What is where (layout version `q1`):
 
     q1:clients             hash    client name -> client id, with a mark before it while the client is deleted
     q1:keys                hash    key id -> client id and digest
-    q1:{<client id>}:client  hash  name, plan, status, generation, created_at_us, overrides
+    q1:{<client id>}:client  hash  name, plan, status, generation, created_at_us, and
+                                  limit:<name> for each limit of the client's own
     q1:{<client id>}:keys  hash    key id -> digest
     q1:key:<digest>        hash    id, client_id, name, shown, environment, created_at_us, expires_at_us
 
@@ -26,10 +27,11 @@ from quotas.store import Store
 
 _CLIENTS = "q1:clients"
 _KEYS = "q1:keys"
-_CLIENT_FIELDS = ("name", "plan", "status", "generation", "created_at_us", "overrides")
+_CLIENT_FIELDS = ("name", "plan", "status", "generation", "created_at_us")
 _KEY_FIELDS = ("id", "client_id", "name", "shown", "environment", "created_at_us", "expires_at_us")
 _PAGE = 500
 _LEAVING = "-"
+_LIMIT = "limit:"
 
 
 class Status(Enum):
@@ -43,7 +45,7 @@ class Status(Enum):
 class Client:
     """A client's record. `generation` rises with every change of the client or of its keys.
 
-    `overrides` is text that `overrides.load` reads; empty is none.
+    `overrides` is text that `overrides.load` reads: a limit's name on a line, and what is different on the next.
     """
 
     id: str
@@ -112,6 +114,10 @@ class Registry:
             client = None if client_id.startswith(_LEAVING) else await self._load_client(client_id)
             if client is not None:
                 yield client
+
+    async def set_limit(self, client_id: str, limit: str, override: str) -> int:
+        """Keep what is different about one limit of a client; empty is nothing. Returns as `amend`."""
+        return await self.amend(client_id, **{_LIMIT + limit: override})
 
     async def amend(self, client_id: str, **changes: str) -> int:
         """Set fields of a client and raise its generation; returns it, or 0 when the client is gone."""
@@ -186,11 +192,13 @@ class Registry:
         return Identity(key, client)
 
     async def _load_client(self, client_id: str) -> Client | None:
-        values = await self._store.call("HMGET", record_key(client_id), *_CLIENT_FIELDS)
-        if values[0] is None:
+        words = [word.decode() for word in await self._store.call("HGETALL", record_key(client_id))]
+        record = dict(zip(words[::2], words[1::2], strict=True))
+        if not record:
             return None
-        name, plan, status, generation, created_at_us = (value.decode() for value in values[:5])
-        overrides = (values[5] or b"").decode()
+        name, plan, status, generation, created_at_us = (record[field] for field in _CLIENT_FIELDS)
+        own = {field.removeprefix(_LIMIT): value for field, value in record.items() if field.startswith(_LIMIT)}
+        overrides = "".join(f"{name}\n{value}\n" for name, value in sorted(own.items()) if value)
         return Client(client_id, name, plan, Status(status), int(generation), int(created_at_us), overrides)
 
     async def _load_key(self, digest: str) -> Key | None:

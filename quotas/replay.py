@@ -9,12 +9,11 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import islice
 
 from quotas import paths
 from quotas.decisions import Decision
 from quotas.errors import ConfigError, Fault
-from quotas.logs import LoggedRequest
+from quotas.logs import LogError, LoggedRequest
 from quotas.plans import Config, Plan
 from quotas.scripts import TAKE, PackedPlan, Take, decision_of, record_key, take_words
 from quotas.store import Store
@@ -74,23 +73,28 @@ class Replay:
     async def run(self, requests: Iterable[LoggedRequest]) -> AsyncIterator[list[Replayed]]:
         """Batches of decided requests, in the order of the log.
 
-        Raises ConfigError for a request that no plan is known for, StoreUnavailableError.
+        A LogError of `requests` is raised when everything before it has been decided. Raises StoreUnavailableError.
         """
         await self._store.load(TAKE)
         under_way: asyncio.Task[list[Replayed]] | None = None
-        for batch in _batches(requests):
-            await self._register(batch)
-            following = asyncio.create_task(self._decide(batch))
-            await asyncio.sleep(0)  # It is sent now, and decided while the one before it is looked at.
+        try:
+            for batch in _batches(requests):
+                await self._register(batch)
+                following = asyncio.create_task(self._decide(batch))
+                await asyncio.sleep(0)  # It is sent now, and decided while the one before it is looked at.
+                if under_way is not None:
+                    yield await under_way
+                under_way = following
+        except LogError:
             if under_way is not None:
                 yield await under_way
-            under_way = following
+            raise
         if under_way is not None:
             yield await under_way
 
     async def _decide(self, batch: list[LoggedRequest]) -> list[Replayed]:
         asked = [self._asked(request) for request in batch]
-        replies = await self._store.run_all(TAKE, (take_words(plan, take, take.now_us) for plan, take in asked))
+        replies = await self._store.run_all(TAKE, [take_words(plan, take, take.now_us) for plan, take in asked])
         return [
             Replayed(request, decision_of(plan, take, reply))
             for request, (plan, take), reply in zip(batch, asked, replies, strict=True)
@@ -105,26 +109,26 @@ class Replay:
         await asyncio.gather(*calls)
 
     def _asked(self, request: LoggedRequest) -> tuple[PackedPlan, Take]:
-        plan, packed, ask = self._plans[self._plan_of(request)]
+        plan, packed, ask = self._plans[self.plan_of(request)]
         skipped, cost = ask(request.method, request.path) if plan.asks_for_paths else (frozenset(), 1)
         take = Take(
             client_id=self._ids[request.client],
             generation=_GENERATION,
             key_id="replay",
             cost=cost if request.cost is None else request.cost,
-            now_us=max(1, request.at_us),  # 0 would ask the server for its own time.
+            now_us=request.at_us,
             own_clock=True,
             skipped=skipped,
         )
         return packed, take
 
-    def _plan_of(self, request: LoggedRequest) -> str:
+    def plan_of(self, request: LoggedRequest) -> str:
+        """The name of a request's plan. Raises LogError, which does not quote the request, when there is none."""
         name = request.plan or self._config.clients.get(request.client) or self._default
         if name is None:
-            message = f"no plan is known for the client {request.client!r}: name it in the line, or with --plan"
-            raise ConfigError("replay", [Fault("plan", message)])
+            raise LogError("no plan is known for its client: name one in the line as `plan`, or with --plan")
         if name not in self._plans:
-            raise ConfigError("replay", [Fault("plan", _no_plan(name, self._config))])
+            raise LogError(f"its plan is not in {self._config.source}, which has {', '.join(self._plans)}")
         return name
 
 
@@ -144,8 +148,19 @@ def _asker(plan: Plan) -> _Ask:
 
 
 def _batches(requests: Iterable[LoggedRequest]) -> Iterator[list[LoggedRequest]]:
-    iterator = iter(requests)
-    while batch := list(islice(iterator, BATCH)):
+    """Full batches, and what there is before the end or before an error, which is raised after it."""
+    batch: list[LoggedRequest] = []
+    try:
+        for request in requests:
+            batch.append(request)
+            if len(batch) == BATCH:
+                yield batch
+                batch = []
+    except LogError:
+        if batch:
+            yield batch
+        raise
+    if batch:
         yield batch
 
 

@@ -15,7 +15,7 @@ import uvloop
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from quotas import embedded, tables
+from quotas import embedded, instants, tables
 from quotas.logs import LogError, LoggedRequest, Parser, Skip
 from quotas.plans import Config
 from quotas.replay import ClientSummary, Replay, Replayed, Summary
@@ -27,33 +27,44 @@ MOST_ROWS = 50
 
 @dataclass(slots=True)
 class LogFile:
-    """The requests of a log, read line by line. `read` is how many bytes have been; `skipped` why lines were not."""
+    """The requests of a log, read line by line.
+
+    `read` counts bytes, `requests` what was found in them, and `skipped` lines that stand for none, by reason.
+    `checks` look at each request and may raise LogError; it gets the line's number like those of the parser.
+    """
 
     source: BinaryIO
     parse: Parser
     read: int = 0
+    requests: int = 0
     skipped: Counter[Skip] = field(default_factory=Counter)
+    checks: list[Callable[[LoggedRequest], object]] = field(default_factory=list)
 
     def __iter__(self) -> Iterator[LoggedRequest]:
         for number, line in enumerate(self.source, start=1):
             self.read += len(line)
             try:
                 request = self.parse(line)
+                if isinstance(request, LoggedRequest):
+                    for check in self.checks:
+                        check(request)
             except LogError as error:
                 error.line = number
                 raise
             if isinstance(request, Skip):
                 self.skipped[request] += 1
             else:
+                self.requests += 1
                 yield request
 
 
 def replay_file(
     path: Path | None, parse: Parser, configs: Sequence[Config], *, plan: str | None, decisions: BinaryIO | None
-) -> tuple[list[Summary], Counter[Skip]]:
-    """Replay a log (None is standard input) under each configuration; `decisions` gets a line for each request.
+) -> tuple[list[Summary], LogFile]:
+    """Replay a log (None is standard input) under each configuration; returns the summaries and the log as read.
 
-    Only the first configuration's decisions are written. Raises LogError, ConfigError, StoreUnavailableError,
+    When `decisions` is given, it gets a line for each request under the first configuration, and there is no summary
+    of that one. Raises LogError, ConfigError, StoreUnavailableError,
     EmbeddedStoreError, OSError.
     """
     with ExitStack() as stack:
@@ -65,7 +76,7 @@ def replay_file(
         advance = stack.enter_context(_progress(total))
         work = _replay(log, list(zip(configs, urls, strict=True)), plan, decisions, advance)
         summaries = stack.enter_context(asyncio.Runner(loop_factory=uvloop.new_event_loop)).run(work)
-        return summaries, log.skipped
+        return summaries, log
 
 
 async def _replay(
@@ -78,15 +89,17 @@ async def _replay(
     summaries = [Summary() for _ in places]
     async with AsyncExitStack() as stack:
         replays = []
-        for number, (config, url) in enumerate(places):
+        for config, url in places:
             store = await stack.enter_async_context(Store(url))
             await store.call("CONFIG", "SET", "appendonly", "no")  # Nobody asks again for what a replay has spent.
-            replays.append(Replay(store, config, plan if number == 0 else None))
+            replays.append(Replay(store, config, plan))
+            log.checks.append(replays[-1].plan_of)
         first, *others = replays
         async for batch in first.run(log):
-            if decisions is not None:
+            if decisions is None:
+                _add(summaries[0], batch)
+            else:
                 decisions.write(b"".join([orjson.dumps(each.as_line()) + b"\n" for each in batch]))
-            _add(summaries[0], batch)
             for replay, summary in zip(others, summaries[1:], strict=True):
                 async for again in replay.run([each.request for each in batch]):
                     _add(summary, again)
@@ -164,12 +177,12 @@ def print_summary(out: Console, configs: Sequence[Config], summaries: Sequence[S
 
 
 def _client_rows(name: str, client: ClientSummary) -> Iterator[tuple[str, ...]]:
-    busiest = f"{client.busiest[0]} at {tables.instant(client.busiest[1] * 1_000_000)}"
+    busiest = f"{client.busiest[0]} at {instants.show(client.busiest[1] * 1_000_000)}"
     head = (name, str(client.requests), str(client.requests - client.allowed))
     if not client.limits:
         yield (*head, "", "", "", busiest)
     for limit, part in client.limits.items():
-        first = "" if part.first_at_us is None else tables.instant(part.first_at_us)
+        first = "" if part.first_at_us is None else instants.show(part.first_at_us)
         yield (*head, limit, str(part.refused), first, busiest)
         head, busiest = ("", "", ""), ""
 

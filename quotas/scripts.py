@@ -11,7 +11,7 @@ from pathlib import Path
 from struct import pack, unpack_from
 
 from quotas import windows
-from quotas.decisions import Decision, Memory, Standing
+from quotas.decisions import Decision, Layout, Memory, Standing, layout_of
 from quotas.errors import StoreUnavailableError
 from quotas.limits import Bucket, Limit, Mode, Per
 from quotas.store import Script, Store
@@ -171,7 +171,7 @@ class Refunded:
 async def refund(store: Store, plan: PackedPlan, asked: Refund) -> Refunded | None:
     """What `lua/refund.lua` gave back; None when there is no such client. Raises StoreUnavailableError."""
     now_us = asked.now_us
-    digest = sha256(asked.idempotency_key.encode()).hexdigest()
+    digest = sha256(asked.idempotency_key.encode("utf-8", "surrogateescape")).hexdigest()
     keys: tuple[str, ...] = (
         state_key(asked.client_id),
         record_key(asked.client_id),
@@ -180,8 +180,8 @@ async def refund(store: Store, plan: PackedPlan, asked: Refund) -> Refunded | No
     if plan.per_key.limits:
         keys += (key_state_key(asked.client_id, asked.key_id),)
     for _ in range(_TRIES):
-        clock_us = asked.now_us if asked.own_clock else 0
-        head = (asked.units, clock_us, asked.taken_us or 0, RECEIPT_MS)
+        taken_us = 0 if asked.taken_us is None else max(1, asked.taken_us)
+        head = (asked.units, _clock(asked), taken_us, RECEIPT_MS)
         reply = await store.run(REFUND, keys, (*head, *plan.packed(now_us, asked.skipped)))
         if reply[0] == GONE:
             return None
@@ -198,6 +198,7 @@ def decode_state(data: bytes) -> tuple[int, Memory]:
     position, values = HEAD, HEAD + length
     levels: dict[str, tuple[Bucket, int]] = {}
     counts: dict[str, tuple[int, int]] = {}
+    layout: list[Layout] = []
     while position < HEAD + length:
         kind = data[position]
         grains, refill, burst = unpack_from("<ddd", data, position + 1) if kind == _BUCKET else (0, 0, 0)
@@ -206,21 +207,28 @@ def decode_state(data: bytes) -> tuple[int, Memory]:
         position += 1 + data[position]
         if kind == _BUCKET:
             (level,) = unpack_from("<d", data, values)
-            levels[name] = (Bucket(count=int(refill), period_us=int(grains), burst=int(burst)), int(level))
+            rule = Bucket(count=int(refill), period_us=int(grains), burst=int(burst))
+            levels[name] = (rule, int(level))
+            layout.append(layout_of(name, rule))
         else:
             end_us, used = unpack_from("<dd", data, values)
             counts[name] = (int(end_us), int(used))
+            layout.append(layout_of(name, None))
         values += 8 if kind == _BUCKET else 16
-    return int(generation), Memory(int(at_us), int(until_us), levels, counts)
+    return int(generation), Memory(int(at_us), int(until_us), tuple(layout), levels, counts)
 
 
-def take_words(plan: PackedPlan, asked: Take, now_us: int) -> tuple[tuple[str, ...], tuple[bytes | int, ...]]:
+def take_words(plan: PackedPlan, asked: Take, now_us: int) -> tuple[tuple[str, ...], tuple[bytes | str | int, ...]]:
     """Keys and arguments of `lua/take.lua`; `now_us` picks the windows' boundaries."""
     keys: tuple[str, ...] = (state_key(asked.client_id), record_key(asked.client_id))
     if plan.per_key.limits:
         keys += (key_state_key(asked.client_id, asked.key_id),)
-    clock_us = asked.now_us if asked.own_clock else 0
-    return keys, (asked.generation, asked.cost, clock_us, *plan.packed(now_us, asked.skipped))
+    return keys, (asked.generation, asked.cost, _clock(asked), *plan.packed(now_us, asked.skipped))
+
+
+def _clock(asked: Take | Refund) -> str:
+    """The instant as the scripts take it: 0 is the server's own, so the epoch is 00."""
+    return f"{asked.now_us:02}" if asked.own_clock else "0"
 
 
 def _too_fast() -> StoreUnavailableError:

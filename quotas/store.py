@@ -16,7 +16,7 @@ import asyncio
 import math
 import random
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from hashlib import sha1
@@ -41,6 +41,17 @@ STALL_S = 2.0
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 0.5
 
+_OURS: dict[str, Any] = {
+    "protocol": 2,
+    "decode_responses": False,
+    "retry": Retry(NoBackoff(), 0),
+    "retry_on_timeout": False,
+    "socket_timeout": None,
+    "socket_connect_timeout": CONNECT_TIMEOUT_S,
+    "health_check_interval": 0,
+    "client_name": "quotas",
+}
+
 Word = bytes | str | int
 
 
@@ -60,10 +71,24 @@ class _Unknown(Exception):  # noqa: N818 # It never leaves this file: a reply, N
     pass
 
 
+@dataclass(slots=True)
+class _Replies:
+    """The replies of a call that has several commands, as they come."""
+
+    expected: int
+    found: list[Any] = field(default_factory=list)
+
+
 @dataclass(slots=True, eq=False)
 class _Call:
     packed: bytes
     future: asyncio.Future[Any]
+    replies: _Replies | None
+
+
+def _pack(words: tuple[Word, ...]) -> bytes:
+    packed: bytes = pack_command(words)  # type: ignore[arg-type] # Typed for one word.
+    return packed
 
 
 class Store:
@@ -74,14 +99,8 @@ class Store:
 
     def __init__(self, url: str) -> None:
         try:
-            self._pool = redis.asyncio.ConnectionPool.from_url(
-                url,
-                protocol=2,
-                retry=Retry(NoBackoff(), 0),
-                socket_timeout=None,
-                socket_connect_timeout=CONNECT_TIMEOUT_S,
-                client_name="quotas",
-            )
+            self._pool = redis.asyncio.ConnectionPool.from_url(url)
+            self._pool.connection_kwargs.update(_OURS)  # Over whatever the URL says.
             self._pool.make_connection()  # type: ignore[no-untyped-call] # As it ships. It checks what the URL says.
         except (ValueError, TypeError):
             # What redis-py says can quote a part of the password.
@@ -124,19 +143,27 @@ class Store:
             await self.load(script)
         return await self.call(*words)
 
-    async def run_all(self, script: Script, calls: Iterable[tuple[tuple[str, ...], tuple[Word, ...]]]) -> list[Any]:
-        """The replies of many runs of one script, in order; see `load`. Errors are `call`'s."""
-        asked = [self._ask(("EVALSHA", script.digest, len(keys), *keys, *words)) for keys, words in calls]
+    async def run_all(self, script: Script, calls: Sequence[tuple[tuple[str, ...], tuple[Word, ...]]]) -> list[Any]:
+        """The replies of one or more runs of one script, in order, as one place in the line; see `load`.
+
+        Errors are `call`'s; one error reply fails them all.
+        """
+        packed = [_pack(("EVALSHA", script.digest, len(keys), *keys, *words)) for keys, words in calls]
         try:
-            return await asyncio.gather(*asked)
+            replies: list[Any] = await self._enqueue(b"".join(packed), _Replies(len(packed)))
         except _Unknown as error:
             raise StoreUnavailableError("reply", "NOSCRIPT") from error
+        return replies
 
     async def load(self, script: Script) -> None:
         """Have the server know a script."""
         await self.call("SCRIPT", "LOAD", script.source)
 
     def _ask(self, words: tuple[Word, ...]) -> asyncio.Future[Any]:
+        # A word that cannot be written, such as text that is no Unicode, is its caller's fault alone.
+        return self._enqueue(_pack(words))
+
+    def _enqueue(self, packed: bytes, replies: "_Replies | None" = None) -> asyncio.Future[Any]:
         loop = asyncio.get_running_loop()
         if not self._connected and loop.time() < self._retry_at:
             raise StoreUnavailableError("connect", "the store could not be reached a moment ago")
@@ -144,8 +171,7 @@ class Store:
             self._waiting = deque(call for call in self._waiting if not call.future.done())
         if len(self._waiting) + len(self._sent) >= MAX_IN_LINE:
             raise StoreUnavailableError("overload", f"{MAX_IN_LINE} commands are under way already")
-        # A word that cannot be written, such as text that is no Unicode, is its caller's fault alone.
-        call = _Call(pack_command(words), loop.create_future())  # type: ignore[arg-type] # Typed for one word.
+        call = _Call(packed, loop.create_future(), replies)
         self._waiting.append(call)
         self._asked.set()
         if self._link is None or self._link.done():
@@ -213,17 +239,15 @@ class Store:
             except ResponseError as error:
                 reply = error
             self._last_reply_at = loop.time()
-            future = self._sent.popleft().future
-            if future.done():
-                continue
-            if isinstance(reply, NoScriptError):
-                future.set_exception(_Unknown())
-            elif isinstance(reply, ResponseError):
-                future.set_exception(StoreUnavailableError("reply", str(reply)))
-                if isinstance(reply, ReadOnlyError) or "READONLY" in str(reply):
-                    raise redis.exceptions.ConnectionError("the server has become a replica")
-            else:
-                future.set_result(reply)
+            replies = self._sent[0].replies
+            if replies is not None:
+                replies.found.append(reply)
+                if len(replies.found) < replies.expected:
+                    continue
+                reply = next((each for each in replies.found if isinstance(each, ResponseError)), replies.found)
+            _resolve(self._sent.popleft().future, reply)
+            if isinstance(reply, ResponseError) and (isinstance(reply, ReadOnlyError) or "READONLY" in str(reply)):
+                raise redis.exceptions.ConnectionError("the server has become a replica")
 
     async def _watch(self) -> None:
         loop = asyncio.get_running_loop()
@@ -231,6 +255,18 @@ class Store:
             await asyncio.sleep(STALL_S / 4)
             if self._sent and loop.time() - self._last_reply_at > STALL_S:
                 raise redis.exceptions.ConnectionError(f"no reply for {STALL_S:.0f} seconds")
+
+
+def _resolve(future: asyncio.Future[Any], reply: Any) -> None:
+    """Give a caller its reply; one that is gone leaves it behind."""
+    if future.done():
+        return
+    if isinstance(reply, NoScriptError):
+        future.set_exception(_Unknown())
+    elif isinstance(reply, ResponseError):
+        future.set_exception(StoreUnavailableError("reply", str(reply)))
+    else:
+        future.set_result(reply)
 
 
 @asynccontextmanager

@@ -1,7 +1,6 @@
 """What the command line shows: tables for people, and the fields of the same things for machines."""
 
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime, timedelta
 
 from rich.console import Console
 from rich.table import Column, Table
@@ -13,12 +12,6 @@ from quotas.limits import Bucket, Limit, Mode, Per
 _SECOND_US = 1_000_000
 _WIDTH = 1_000
 """Columns are as wide as they need to be: an id that was cut is of no use."""
-
-
-def instant(at_us: int) -> str:
-    """RFC 3339 in UTC, whole seconds rounded down."""
-    at = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=at_us)
-    return at.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def duration(microseconds: int | None) -> str:
@@ -41,7 +34,7 @@ def print_table(out: Console, titles: Sequence[str], rows: Iterable[Sequence[str
     table = Table(*(Column(title, no_wrap=True) for title in titles), box=None, pad_edge=False)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    wide = Console(file=out.file, markup=False, highlight=False, width=_WIDTH)
+    wide = Console(file=out.file, markup=False, highlight=False, emoji=False, width=_WIDTH)
     wide.print(table, no_wrap=True, crop=False)
 
 

@@ -10,13 +10,12 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from importlib.metadata import version
 from typing import Annotated, Any, TypedDict
 
 import orjson
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from starlette.applications import Starlette
 from starlette.datastructures import URLPath
 from starlette.exceptions import HTTPException
@@ -25,7 +24,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, NoMatchFound, Route
 from starlette.types import Receive, Scope, Send
 
-from quotas import metrics
+from quotas import instants, metrics
 from quotas.checks import Checks
 from quotas.errors import ConflictError, NotFoundError, StoreUnavailableError
 from quotas.limits import EXACT
@@ -39,7 +38,6 @@ from quotas.store import Store, deadline
 _READY_TIMEOUT_S = 1.0
 _REFUND_TIMEOUT_S = 1.0
 _MAX_BODY = 16_384
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ORPHAN_POLL_S = 1.0
 
 
@@ -54,8 +52,14 @@ class Services:
     metrics: Metrics
 
 
+def _instant(value: object) -> int:
+    if not isinstance(value, str):
+        raise ValueError("must be text, an RFC 3339 instant such as 2026-12-31T23:59:59Z")  # noqa: TRY004 # pydantic collects it.
+    return instants.parse(value)
+
+
 class RefundRequest(BaseModel):
-    """The body of `POST /v1/refund`. `taken_at` is when the units were taken: RFC 3339, with an offset."""
+    """The body of `POST /v1/refund`. `taken_at` is when the units were taken: RFC 3339 text, microseconds here."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -65,12 +69,7 @@ class RefundRequest(BaseModel):
     key_id: Annotated[str, Field(max_length=64)] = ""
     method: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9!#$%&'*+.^_`|~-]{0,31}$")] = "GET"
     path: Annotated[str, Field(max_length=8192)] = "/"
-    taken_at: AwareDatetime | None = None
-
-    @property
-    def taken_us(self) -> int | None:
-        """`taken_at` in microseconds since the epoch."""
-        return None if self.taken_at is None else (self.taken_at - _EPOCH) // timedelta(microseconds=1)
+    taken_at: Annotated[int, BeforeValidator(_instant)] | None = None
 
 
 class State(TypedDict):
@@ -169,7 +168,7 @@ async def _refund(request: Request) -> Response:
             key_id=asked.key_id,
             method=asked.method,
             target=asked.path,
-            taken_us=asked.taken_us,
+            taken_us=asked.taken_at,
         )
     return _json({"client": asked.client, "refunded": refunded.units, "repeated": refunded.repeated})
 
@@ -195,10 +194,10 @@ def _came_through_a_proxy(request: Request) -> bool:
 _STATUS: Mapping[type[Exception], int] = {NotFoundError: 404, ConflictError: 409, StoreUnavailableError: 503}
 
 
-async def _failed(request: Request, error: Exception) -> Response:
+async def _failed(_: Request, error: Exception) -> Response:
     """Every error that is an answer, as problem details (RFC 9457)."""
     if isinstance(error, HTTPException):
-        detail = error.detail if error.status_code not in {404, 405} else f"{request.method} {request.url.path}"
+        detail = error.detail if error.status_code not in {404, 405} else "See the README for paths and methods."
         return _problem(error.status_code, detail, error.headers)
     if isinstance(error, ValidationError):
         faults = (f"{'.'.join(map(str, fault['loc'])) or 'body'}: {fault['msg']}" for fault in error.errors())

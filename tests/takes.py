@@ -47,7 +47,7 @@ class Taker:
             key_id=key_id,
             cost=cost,
             now_us=now_us,
-            own_clock=True,
+            own_clock=now_us != 0,
             skipped=skipped,
         )
         plan = limits if isinstance(limits, PackedPlan) else PackedPlan(limits)

@@ -303,7 +303,7 @@ class TestPlanChanges:
         client = Client(bucket(1, SECOND, before))
         assert client.take(cost=before - holding).allowed
         client.limits = [bucket(5, SECOND, after)]
-        assert client.remaining() == [tokens]
+        assert client.take(cost=0).standings[0].remaining == tokens
         assert client.remaining(SECOND) == [min(after, tokens + 5)]
 
     def test_a_lowered_quota_refuses_and_a_raised_one_gives_the_difference(self) -> None:
@@ -338,8 +338,10 @@ class TestPlanChanges:
         client = Client(bucket(1, 3_600 * SECOND, 5))
         assert client.take(cost=5).allowed
         client.limits = [bucket(1, SECOND, 1)]
+        assert not client.take().allowed  # The fast plan counts from here on.
         assert client.take(SECOND).allowed
         client.limits = [bucket(1, 3_600 * SECOND, 5)]
+        assert not client.take(SECOND).allowed
         assert client.remaining(10 * SECOND) == [0]
 
     rules = st.builds(

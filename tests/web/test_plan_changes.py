@@ -9,7 +9,6 @@ import httpx
 import pytest
 
 from quotas import decisions, plans
-from quotas.decisions import Memory
 from quotas.errors import ConflictError, NotFoundError
 from quotas.overrides import Override
 
@@ -129,11 +128,37 @@ class TestC06:
                 await workers[0].spend(secret, 6)
                 await change("deep")
                 assert await looks(workers, secret) == [{"burst": 4}] * 2
-                clock.go_on(3)
-                assert await looks(workers, secret) == [{"burst": 7}] * 2
-                await change("flat")
-                clock.go_on(1)
-                assert await looks(workers, secret) == [{"burst": 9}] * 2
+                assert left(await workers[1].check(secret)) == {"burst": 3}
+                clock.go_on(30)
+                assert await looks(workers, secret) == [{"burst": 33}] * 2
+
+        asyncio.run(work())
+
+    @pytest.mark.parametrize(
+        ("before", "spent", "idle_s", "after", "held"),
+        [
+            ("{rate: 0/second, burst: 10}", 6, 3_600, "{rate: 2/second, burst: 100}", 4),
+            ("{rate: 1/second, burst: 10}", 10, 4, "{rate: 100/second, burst: 100}", 4),
+            ("{rate: 1/second, burst: 100}", 100, 60, "{rate: 1/hour, burst: 10}", 10),
+        ],
+    )
+    def test_what_is_held_at_the_change_is_held_after_it(  # noqa: PLR0913, PLR0917 # A table's columns.
+        self, redis_url: str, way: str, before: str, spent: int, idle_s: int, after: str, held: int
+    ) -> None:
+        """The time before a change is not paid for at the rate that came after it."""
+        texts = {name: f"{{limits: {{burst: {rule}}}}}" for name, rule in (("before", before), ("after", after))}
+        clock = noon()
+
+        async def work() -> None:
+            async with timed(redis_url, f"plans: {{a: {texts['before']}, b: {texts['after']}}}", clock) as worker:
+                secret = await worker.key(plan="a")
+                await worker.spend(secret, spent)
+                clock.go_on(idle_s)
+                if way == "set_plan":
+                    await worker.clients.set_plan("acme", "b")
+                else:
+                    worker.use(f"plans: {{a: {texts['after']}}}")
+                assert left(await worker.check(secret, cost=0)) == {"burst": held}
 
         asyncio.run(work())
 
@@ -181,7 +206,7 @@ class TestMinting:
         clock = noon()
 
         async def work() -> None:
-            memory: Memory | None = None
+            memory: decisions.Memory | None = None
             given: dict[str, list[tuple[int, int]]] = {"burst": [], "monthly": []}
             async with two(redis_url, clock) as workers:
                 plan = "deep"
@@ -374,8 +399,8 @@ class TestOverrides:
             async with timed(redis_url, PLANS, noon()) as worker:
                 secret = await worker.key(plan="both")
                 client = await worker.clients.get("acme")
-                override = '{"monthly":{"timezone":"Mars/Olympus"},"burst":{"burst":80}}'
-                await worker.store.call("HSET", f"q1:{{{client.id}}}:client", "overrides", override)
+                fields = ("limit:monthly", '{"timezone":"Mars/Olympus"}', "limit:burst", '{"burst":80}')
+                await worker.store.call("HSET", f"q1:{{{client.id}}}:client", *fields)
                 response = await worker.check(secret, cost=0)
                 assert response.status_code == 200
                 assert left(response)["monthly"] == 100

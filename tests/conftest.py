@@ -14,10 +14,12 @@ from quotas.store import Store
 settings.register_profile("quotas", deadline=None, print_blob=True)
 settings.load_profile("quotas")
 
+
 @pytest.fixture(scope="session")
 def server_url() -> Iterator[str]:
     with tempfile.TemporaryDirectory() as folder, embedded.hold(Path(folder)) as url:
         yield url
+
 
 @pytest.fixture
 def redis_url(server_url: str) -> str:
@@ -27,4 +29,3 @@ def redis_url(server_url: str) -> str:
 
     asyncio.run(empty())
     return server_url
-

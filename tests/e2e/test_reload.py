@@ -53,6 +53,13 @@ class Reloading:
         self.serving = serving
         self.file = file
         self.secret = ""
+        # A connection for each question: whichever worker is not standing still takes it.
+        self.http = httpx.Client(
+            base_url=serving.url,
+            timeout=PATIENCE_S,
+            trust_env=False,
+            limits=httpx.Limits(max_keepalive_connections=0),
+        )
 
     def register(self, client: str = "acme") -> None:
         """A key of a client that there is, or is soon: a service makes those of its file once it has its store."""
@@ -67,7 +74,7 @@ class Reloading:
 
     def look(self) -> httpx.Response:
         headers = {"x-api-key": self.secret, "x-quotas-cost": "0"}
-        return httpx.get(f"{self.serving.url}/check", headers=headers, timeout=PATIENCE_S, trust_env=False)
+        return self.http.get("/check", headers=headers)
 
     def units(self) -> int | None:
         """What the worker that answers thinks the quota is."""
@@ -76,7 +83,9 @@ class Reloading:
 
     def on_each_worker(self, ask: Callable[[], int | None]) -> list[int | None]:
         """What each worker says while all others stand still."""
-        workers = self.serving.workers()
+        return self.among(self.serving.workers(), ask)
+
+    def among(self, workers: list[int], ask: Callable[[], int | None]) -> list[int | None]:
         found = []
         for asked in workers:
             with standing_still([pid for pid in workers if pid != asked]):
@@ -84,10 +93,12 @@ class Reloading:
         return found
 
     def until_in_force(self, units: int) -> None:
-        until(lambda: self.on_each_worker(self.units) == [units] * len(self.serving.workers()) != [])
+        workers = self.serving.workers()
+        assert workers
+        until(lambda: self.among(workers, self.units) == [units] * len(workers))
 
     def successful(self) -> float:
-        lines = httpx.get(f"{self.serving.url}/metrics", timeout=PATIENCE_S, trust_env=False).text.splitlines()
+        lines = self.http.get("/metrics").text.splitlines()
         (line,) = [line for line in lines if line.startswith(METRIC)]
         return float(line.rpartition(" ")[2])
 
@@ -316,8 +327,7 @@ class TestClientsOfTheFile:
 
     def test_what_was_spent_stays_spent(self, tmp_path: Path) -> None:
         with reloading(tmp_path, GOLD.substitute(plan="free"), client=False) as running:
-            url, headers = f"{running.serving.url}/check", {"x-api-key": running.secret}
-            assert httpx.get(url, headers=headers, timeout=PATIENCE_S, trust_env=False).status_code == 200
+            assert running.http.get("/check", headers={"x-api-key": running.secret}).status_code == 200
             running.replace(GOLD.substitute(plan="gold"))
             running.until_in_force(777)
             assert running.look().headers["ratelimit"].startswith('"yearly";r=776;')

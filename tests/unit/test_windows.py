@@ -173,9 +173,7 @@ def test_a_missing_midnight_is_the_first_instant_after_the_gap() -> None:
 
 def test_a_gap_may_begin_or_end_at_midnight() -> None:
     # Bhutan put its clocks from 00:00 to 00:30 on 1987-10-01, Pyongyang from 23:30 to 00:00 on 2018-05-04.
-    assert (
-        iso(window_at(make(Window.DAY, "Asia/Thimphu"), us("1987-10-01T00:00:00Z"))[0]) == "1987-09-30T18:30Z"
-    )
+    assert iso(window_at(make(Window.DAY, "Asia/Thimphu"), us("1987-10-01T00:00:00Z"))[0]) == "1987-09-30T18:30Z"
     assert starts(make(Window.DAY, "Asia/Pyongyang"), "2018-05-04T12:00:00Z", "2018-05-05T12:00:00Z") == [
         "2018-05-03T15:30Z",
         "2018-05-04T15:00Z",
@@ -243,10 +241,7 @@ def test_an_hour_starts_at_local_minute_zero() -> None:
         "2026-05-13T09:30Z",
         "2026-05-13T10:30Z",
     ]
-    assert (
-        iso(window_at(make(Window.HOUR, "Asia/Kathmandu"), us("2026-05-13T10:00:00Z"))[0])
-        == "2026-05-13T09:15Z"
-    )
+    assert iso(window_at(make(Window.HOUR, "Asia/Kathmandu"), us("2026-05-13T10:00:00Z"))[0]) == "2026-05-13T09:15Z"
 
 
 def test_a_repeated_hour_is_two_windows_and_a_missing_hour_is_none() -> None:

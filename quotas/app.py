@@ -19,9 +19,12 @@ from starlette.applications import Starlette
 from uvicorn.supervisors import Multiprocess
 
 from quotas import embedded, web
+from quotas.admin_operations import Admin
+from quotas.audit import Audit
 from quotas.checks import Checks
 from quotas.clients import Clients
 from quotas.configuration import ConfigFile, Fingerprint
+from quotas.directory import Directory
 from quotas.errors import ConfigError, Fault, StoreUnavailableError
 from quotas.explaining import Explainer
 from quotas.identities import Identities
@@ -82,6 +85,7 @@ class Operations:
     clients: Clients
     refunds: Refunds
     explainer: Explainer
+    audit: Audit
 
 
 @asynccontextmanager
@@ -92,16 +96,15 @@ async def open_operations(settings: Settings, url: str, config: Config) -> Async
         planbook = Planbook(config)
         identities = Identities(registry, brand=settings.key_brand, pepper=settings.key_pepper)
         yield Operations(
-            Clients(
-                registry,
-                plans=config.plans,
-                brand=settings.key_brand,
-                pepper=settings.key_pepper,
-                clock=clock,
-            ),
+            _clients(settings, registry, config),
             Refunds(store=store, registry=registry, planbook=planbook, clock=clock),
             Explainer(store=store, identities=identities, planbook=planbook, clock=clock),
+            Audit(store),
         )
+
+
+def _clients(settings: Settings, registry: Registry, config: Config) -> Clients:
+    return Clients(registry, config=config, brand=settings.key_brand, pepper=settings.key_pepper, clock=clock)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +125,10 @@ class Worker:
     def __call__(self) -> Starlette:
         """The worker's application."""
         set_up_logging(self.settings.log_level)
-        return web.create(self._open, parent=self.parent)
+        settings = self.settings
+        return web.create(
+            self._open, parent=self.parent, admin_tokens=settings.admin_token, admin_port=settings.admin_port
+        )
 
     @asynccontextmanager
     async def _open(self) -> AsyncIterator[Services]:
@@ -130,7 +136,8 @@ class Worker:
         assert settings.redis_url is not None, "a worker is told where its store is"
         metrics = Metrics(self.metrics_folder)
         planbook = Planbook(self.config)
-        async with Store(settings.redis_url) as store:
+        # What operators ask stands in a line of its own: a long listing must not hold up checks.
+        async with Store(settings.redis_url) as store, Store(settings.redis_url) as operators:
             registry = Registry(store)
             checks = Checks(
                 store=store,
@@ -152,7 +159,13 @@ class Worker:
                 shelf=self.metrics_folder and self.metrics_folder / "newest.yaml",
             )
             async with reloader:
-                yield Services(store, checks, refunds, planbook, metrics)
+                admin = _admin(settings, operators, planbook)
+                yield Services(store, checks, refunds, planbook, metrics, admin)
+
+
+def _admin(settings: Settings, store: Store, planbook: Planbook) -> Admin:
+    registry = Registry(store)
+    return Admin(lambda: _clients(settings, registry, planbook.config), Directory(store, registry), Audit(store))
 
 
 async def warm_up(store: Store) -> None:
@@ -168,7 +181,7 @@ async def keep_file_clients(settings: Settings, config: Config) -> None:
     if config.clients:
         url = settings.redis_url
         async with deadline(KEEP_TIMEOUT_S), open_operations(settings, url, config) as operations:
-            await operations.clients.keep(config.clients)
+            await operations.clients.keep()
 
 
 def serve(  # noqa: PLR0913 # One parameter for each option of the command.
@@ -190,6 +203,9 @@ def serve(  # noqa: PLR0913 # One parameter for each option of the command.
     config = file.read()
     with ExitStack() as stack:
         listener = stack.enter_context(_listen(host, port))
+        listeners = [listener]
+        if settings.admin_token and settings.admin_port is not None:
+            listeners.append(stack.enter_context(_listen(host, settings.admin_port)))
         folder = None
         if workers > 1:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="quotas-metrics-")))
@@ -199,9 +215,9 @@ def serve(  # noqa: PLR0913 # One parameter for each option of the command.
         announce(_base_url(listener), config)
         server = _server_config(worker, workers)
         if workers > 1:
-            Supervisor(server, sockets=[listener]).run()
+            Supervisor(server, sockets=listeners).run()
         else:
-            uvicorn.Server(server).run(sockets=[listener])
+            uvicorn.Server(server).run(sockets=listeners)
 
 
 class Supervisor(Multiprocess):

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -18,7 +19,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from quotas import app as composition
-from quotas import configuration, instants, logs, overrides, replay_command, tables
+from quotas import audit, configuration, instants, logs, overrides, replay_command, tables
 from quotas.app import Operations
 from quotas.clients import Clients
 from quotas.errors import (
@@ -326,6 +327,26 @@ def refund(
         out.print(f"{name}: {given} back")
     if refunded.repeated:
         out.print("This refund had been made before; nothing was given now.")
+
+
+@app.command("audit")
+def show_audit(
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many entries.")] = 50,
+    before: Annotated[str | None, typer.Option(help="Only entries older than the one of this id.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List who changed what through the admin API, newest first."""
+    if before is not None and not audit.is_id(before):
+        raise typer.BadParameter(f"{before!r} is no entry's id, as listed")
+    entries = _with_operations(lambda services: services.audit.entries(before, limit))
+    if as_json:
+        _print_json([asdict(entry) for entry in entries])
+        return
+    rows = [
+        (each.id, each.at, each.actor, each.action, each.target, orjson.dumps(each.details).decode())
+        for each in entries
+    ]
+    tables.print_table(out, ("id", "at", "actor", "action", "target", "details"), rows)
 
 
 @app.command()

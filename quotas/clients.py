@@ -1,13 +1,13 @@
 """What operators do with clients and keys: create, put on a plan, suspend, issue, revoke."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from quotas import keys
 from quotas.errors import ConflictError, NotFoundError
 from quotas.keys import Environment
 from quotas.overrides import Override, written
-from quotas.plans import MAX_CLIENT_NAME, Plan, is_client_name
+from quotas.plans import MAX_CLIENT_NAME, Config, is_client_name
 from quotas.registry import Client, Key, Registry, Status
 
 MAX_KEY_NAME = 128
@@ -32,13 +32,13 @@ class Clients:
         self,
         registry: Registry,
         *,
-        plans: Mapping[str, Plan],
+        config: Config,
         brand: str,
         pepper: bytes | None,
         clock: Callable[[], int],
     ) -> None:
         self._registry = registry
-        self._plans = plans
+        self._config = config
         self._brand = brand
         self._pepper = pepper
         self._clock = clock
@@ -64,12 +64,14 @@ class Clients:
     async def set_plan(self, name: str, plan: str) -> Client:
         """Put a client on another plan, from its next check on; what it has spent stays spent, by limit name."""
         self._known_plan(plan)
+        if self._config.clients.get(name, plan) != plan:
+            raise ConflictError(f"the configuration file keeps the client {name!r}, and its plan; change it there")
         return await self._amend(name, plan=plan)
 
     async def set_limit(self, name: str, limit: str, override: Override) -> Client:
         """Give a client a limit of its own in place of its plan's, from its next check on."""
         client = await self.get(name)
-        plan = self._plans.get(client.plan)
+        plan = self._config.plans.get(client.plan)
         known = {} if plan is None else {each.name: each for each in plan.limits}
         if limit not in known:
             raise ConflictError(f"the plan {client.plan!r} has no limit {limit!r}; it has {', '.join(known)}")
@@ -88,9 +90,9 @@ class Clients:
             raise NotFoundError(f"the client {name!r} has no limit {limit!r} of its own")
         return await self._own_limit(client, limit, "")
 
-    async def keep(self, clients: Mapping[str, str]) -> None:
-        """Have the clients of the configuration file, name -> plan: create what is missing, move what differs."""
-        for name, plan in clients.items():
+    async def keep(self) -> None:
+        """Have the clients of the configuration file: create what is missing, move what differs."""
+        for name, plan in self._config.clients.items():
             client = await self._registry.client(name)
             try:
                 if client is None:
@@ -167,5 +169,7 @@ class Clients:
         return await self.get(client.name)
 
     def _known_plan(self, plan: str) -> None:
-        if plan not in self._plans:
-            raise ConflictError(f"there is no plan {plan!r} in the configuration; it has {', '.join(self._plans)}")
+        if plan not in self._config.plans:
+            raise ConflictError(
+                f"there is no plan {plan!r} in the configuration; it has {', '.join(self._config.plans)}"
+            )

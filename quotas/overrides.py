@@ -1,7 +1,8 @@
 """Limits of one client that differ from its plan, until an instant or for good.
 
 An override names a limit of the plan and says what is different about it; everything else stays the plan's, also
-when the plan changes later. An override of a limit that the plan does not have waits until it has.
+when the plan changes later. A rate that comes without a burst brings its own, as in a plan: its count. An override
+of a limit that the plan does not have waits until it has.
 """
 
 from collections.abc import Mapping

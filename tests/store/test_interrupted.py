@@ -28,7 +28,7 @@ CONFIG: Config = plans.parse("plans: {free: {limits: {once: {rate: 0/second, bur
 
 
 def clients_on(store: Store) -> Clients:
-    return Clients(Registry(store), plans=CONFIG.plans, brand="quotas", pepper=None, clock=app.clock)
+    return Clients(Registry(store), config=CONFIG, brand="quotas", pepper=None, clock=app.clock)
 
 
 class WarmWorker:

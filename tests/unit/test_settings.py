@@ -135,3 +135,35 @@ def test_arbitrary_values_give_settings_or_faults(values: dict[str, str]) -> Non
         load(**{name.upper(): value for name, value in values.items()})
     except ConfigError as error:
         assert {fault.path for fault in error.faults} <= {f"QUOTAS_{name.upper()}" for name in values}  # noqa: PT017 # Both ends are right here.
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [
+        ("s3cretive", {"admin": "s3cretive"}),
+        ("ci:s3cretive", {"ci": "s3cretive"}),
+        ("ci:s3cretive, ops@example.com:0therwise==", {"ci": "s3cretive", "ops@example.com": "0therwise=="}),
+        ("ci:s3cretive\nops:0therwise", {"ci": "s3cretive", "ops": "0therwise"}),
+    ],
+)
+def test_admin_tokens_have_names(text: str, tokens: dict[str, str]) -> None:
+    assert load(ADMIN_TOKEN=text).admin_token == tokens
+    assert all(token not in repr(load(ADMIN_TOKEN=text)) for token in tokens.values())
+
+
+@pytest.mark.parametrize("text", ["short", "ci:short", "a b:s3cretive", "ci:s3cretive,ci:0therwise", "ci:s3cr$tive"])
+def test_bad_admin_tokens_are_a_fault_that_quotes_none(text: str) -> None:
+    with pytest.raises(ConfigError, match="QUOTAS_ADMIN_TOKEN") as caught:
+        load(ADMIN_TOKEN=text)
+    assert not any(part in str(caught.value) for part in ("short", "s3cr", "0therwise"))
+
+
+@pytest.mark.parametrize(("text", "port"), [("9090", 9090), ("65535", 65_535), ("tcp://10.0.0.1:80", None)])
+def test_an_admin_port_is_a_port(text: str, port: int | None) -> None:
+    assert load(ADMIN_PORT=text).admin_port == port
+
+
+@pytest.mark.parametrize("text", ["0", "65536", "x", "-1", "80.0"])
+def test_what_is_no_port_is_a_fault(text: str) -> None:
+    with pytest.raises(ConfigError, match="QUOTAS_ADMIN_PORT: must be a port"):
+        load(ADMIN_PORT=text)

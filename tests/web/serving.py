@@ -77,7 +77,7 @@ async def service(
         transport = httpx.ASGITransport(with_state)
         http = await stack.enter_async_context(httpx.AsyncClient(transport=transport, base_url="http://quotas"))
         store = await stack.enter_async_context(Store(redis_url))
-        clients = Clients(Registry(store), plans=config.plans, brand=settings.key_brand, pepper=pepper, clock=clock)
+        clients = Clients(Registry(store), config=config, brand=settings.key_brand, pepper=pepper, clock=clock)
         yield Service(http, clients, store)
 
 

@@ -131,7 +131,7 @@ async def timed(
             return await stack.enter_async_context(httpx.AsyncClient(transport=transport, base_url="http://quotas"))
 
         store = await stack.enter_async_context(Store(redis_url))
-        clients = Clients(Registry(store), plans=config.plans, brand=settings.key_brand, pepper=None, clock=clock)
+        clients = Clients(Registry(store), config=config, brand=settings.key_brand, pepper=None, clock=clock)
         yield Timed(await client("127.0.0.1"), await client(STRANGER), clients, store, state["services"])
 
 

@@ -1,0 +1,273 @@
+"""What the admin API reads and writes, as JSON: one model for each body and each query.
+
+Requests are read strictly: no unknown field, no number for text, nothing longer than it may be. Instants are RFC 3339
+text outside and microseconds inside. Only `IssuedKeyBody` ever holds a credential, and only on its way out.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from typing import Annotated, Any, Self
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+
+from quotas import instants, overrides
+from quotas.audit import Entry, is_id
+from quotas.clients import MAX_KEY_NAME, IssuedKey
+from quotas.directory import Page
+from quotas.keys import Environment
+from quotas.overrides import Override
+from quotas.plans import MAX_CLIENT_NAME, AnchorDay, BurstNumber, QuotaText, RateText, ZoneName, is_client_name
+from quotas.registry import Client, Key, Status
+
+MAX_PAGE = 500
+PAGE = 100
+_SHORT = Field(max_length=64)
+
+
+def _client_name(name: str) -> str:
+    if not is_client_name(name):
+        raise ValueError(f"must have 1 to {MAX_CLIENT_NAME} printable characters")
+    return name
+
+
+def _key_name(name: str) -> str:
+    if not name.isprintable():
+        raise ValueError("must have printable characters only")
+    return name
+
+
+def _instant(value: object) -> int:
+    if not isinstance(value, str):
+        raise ValueError("must be text, an RFC 3339 instant such as 2026-12-31T23:59:59Z")  # noqa: TRY004 # pydantic collects it.
+    return instants.parse(value)
+
+
+def _cursor(text: str) -> str:
+    return text and _client_name(text)
+
+
+def _entry_id(text: str) -> str:
+    if text and not is_id(text):
+        raise ValueError("must be the id of an entry, or left out")
+    return text
+
+
+ClientName = Annotated[str, AfterValidator(_client_name), Field(min_length=1, max_length=MAX_CLIENT_NAME)]
+PlanName = Annotated[str, Field(min_length=1, max_length=64)]
+KeyName = Annotated[str, AfterValidator(_key_name), Field(min_length=1, max_length=MAX_KEY_NAME)]
+Instant = Annotated[int, BeforeValidator(_instant), WithJsonSchema({"type": "string", "format": "date-time"})]
+PageSize = Annotated[int, Field(ge=1, le=MAX_PAGE, strict=False)]
+
+
+class _Asked(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class NewClient(_Asked):
+    """A client to be: its name, compared exactly, and a plan of the configuration."""
+
+    name: ClientName
+    plan: PlanName
+
+
+class ClientChange(_Asked):
+    """What is to be different about a client; what is left out stays."""
+
+    plan: PlanName | None = None
+    status: Status | None = None
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if self.plan is None and self.status is None:
+            raise ValueError("must have `plan`, `status` or both")
+        return self
+
+
+class NewKey(_Asked):
+    """A key to be. `expires_at` is the first instant at which it is too old; left out, it is valid until revoked."""
+
+    client: ClientName
+    name: KeyName
+    expires_at: Instant | None = None
+    environment: Environment = Environment.LIVE
+
+
+class LimitChange(_Asked):
+    """What is different about one limit of one client; left out is as in the plan. `until` is when it is over."""
+
+    rate: Annotated[RateText, _SHORT] | None = None
+    burst: BurstNumber | None = None
+    quota: Annotated[QuotaText, _SHORT] | None = None
+    timezone: Annotated[ZoneName, _SHORT] | None = None
+    anchor_day: AnchorDay | None = None
+    until: Instant | None = None
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if self.to_domain().model_copy(update={"until_us": None}) == Override():
+            raise ValueError("must have `rate`, `burst`, `quota`, `timezone` or `anchor_day`")
+        return self
+
+    def to_domain(self) -> Override:
+        """The override that this makes."""
+        return Override(**self.model_dump(exclude={"until"}), until_us=self.until)
+
+
+class ClientsQuery(_Asked):
+    """Which clients to list: those behind `cursor`, which is `next` of the page before."""
+
+    cursor: Annotated[str, AfterValidator(_cursor), Field(max_length=MAX_CLIENT_NAME)] = ""
+    limit: PageSize = PAGE
+
+
+class KeysQuery(_Asked):
+    """Whose keys to list."""
+
+    client: ClientName
+
+
+class AuditQuery(_Asked):
+    """Which entries to list: those older than `before`, which is `next` of the page before."""
+
+    before: Annotated[str, AfterValidator(_entry_id), Field(max_length=41)] = ""
+    limit: PageSize = PAGE
+
+
+class ClientBody(BaseModel):
+    """A client. `limits` are those of its own, by name, with what is different about each."""
+
+    name: str
+    plan: str
+    status: Status
+    id: str
+    created_at: str
+    limits: dict[str, dict[str, str | int]]
+
+    @classmethod
+    def of(cls, client: Client) -> Self:
+        """The body of a client's record."""
+        return cls(
+            name=client.name,
+            plan=client.plan,
+            status=client.status,
+            id=client.id,
+            created_at=instants.show(client.created_at_us),
+            limits={limit: told(override) for limit, override in overrides.load(client.overrides).items()},
+        )
+
+
+def told(override: Override) -> dict[str, str | int]:
+    """An override with the names that requests use; what is as in the plan is left out."""
+    different: dict[str, str | int] = override.model_dump(exclude={"until_us"}, exclude_none=True)
+    return different if override.until_us is None else {**different, "until": instants.show(override.until_us)}
+
+
+class ClientsBody(BaseModel):
+    """A page of clients by name; `next` is the cursor of the next page, null when this is the last."""
+
+    clients: list[ClientBody]
+    next: str | None
+
+    @classmethod
+    def of(cls, page: Page) -> Self:
+        """The body of a page."""
+        return cls(clients=[ClientBody.of(client) for client in page.clients], next=page.after)
+
+
+class KeyBody(BaseModel):
+    """A key without its secret: `shown` is its prefix and four characters more. `expires_at` null is never."""
+
+    id: str
+    client: str
+    name: str
+    shown: str
+    environment: Environment
+    created_at: str
+    expires_at: str | None
+
+    @classmethod
+    def of(cls, key: Key, client: str) -> Self:
+        """The body of a key of the client of this name."""
+        return cls(**_key_fields(key, client))
+
+
+class IssuedKeyBody(KeyBody):
+    """A key that was just made. `key` is the credential itself, shown this once."""
+
+    key: Annotated[str, Field(repr=False)]
+
+    @classmethod
+    def issued(cls, issued: IssuedKey, client: str) -> Self:
+        """The body of a new key."""
+        return cls(key=issued.secret, **_key_fields(issued.key, client))
+
+
+def _key_fields(key: Key, client: str) -> dict[str, Any]:
+    return {
+        "id": key.id,
+        "client": client,
+        "name": key.name,
+        "shown": key.shown,
+        "environment": key.environment,
+        "created_at": instants.show(key.created_at_us),
+        "expires_at": None if key.expires_at_us is None else instants.show(key.expires_at_us),
+    }
+
+
+class KeysBody(BaseModel):
+    """All keys of a client, oldest first."""
+
+    keys: list[KeyBody]
+
+    @classmethod
+    def of(cls, keys: Iterable[Key], client: str) -> Self:
+        """The body of a client's keys."""
+        return cls(keys=[KeyBody.of(key, client) for key in keys])
+
+
+class EntryBody(BaseModel):
+    """One change: who (`actor` is the name of an admin token) did what to which client or key, and when."""
+
+    id: str
+    at: str
+    actor: str
+    action: str
+    target: str
+    details: dict[str, str | int | None]
+
+    @classmethod
+    def of(cls, entry: Entry) -> Self:
+        """The body of an entry."""
+        return cls(**{**asdict(entry), "details": dict(entry.details)})
+
+
+class EntriesBody(BaseModel):
+    """A page of the audit log, newest first; `next` is `before` of the next page, null when this is the last."""
+
+    entries: list[EntryBody]
+    next: str | None
+
+    @classmethod
+    def of(cls, entries: Sequence[Entry], limit: int) -> Self:
+        """The body of up to `limit` entries; one more than that says that there is another page."""
+        shown = entries[:limit]
+        return cls(
+            entries=[EntryBody.of(entry) for entry in shown], next=shown[-1].id if len(entries) > limit else None
+        )
+
+
+class FaultBody(BaseModel):
+    """One thing wrong with a request: `path` is the field's, `message` what to do."""
+
+    path: str
+    message: str
+
+
+class ProblemBody(BaseModel):
+    """Problem details (RFC 9457). `faults` are there when the request is malformed."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    faults: list[FaultBody] | None = None

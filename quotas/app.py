@@ -94,13 +94,22 @@ async def open_operations(settings: Settings, url: str, config: Config) -> Async
     async with Store(url) as store:
         registry = Registry(store)
         planbook = Planbook(config)
-        identities = Identities(registry, brand=settings.key_brand, pepper=settings.key_pepper)
+        identities = _identities(settings, registry)
         yield Operations(
             _clients(settings, registry, config),
             Refunds(store=store, registry=registry, planbook=planbook, clock=clock),
             Explainer(store=store, identities=identities, planbook=planbook, clock=clock),
             Audit(store),
         )
+
+
+def _identities(settings: Settings, registry: Registry) -> Identities:
+    return Identities(
+        registry,
+        brand=settings.key_brand,
+        pepper=settings.key_pepper,
+        previous_peppers=settings.key_pepper_previous,
+    )
 
 
 def _clients(settings: Settings, registry: Registry, config: Config) -> Clients:
@@ -141,7 +150,7 @@ class Worker:
             registry = Registry(store)
             checks = Checks(
                 store=store,
-                identities=Identities(registry, brand=settings.key_brand, pepper=settings.key_pepper),
+                identities=_identities(settings, registry),
                 planbook=planbook,
                 metrics=metrics,
                 timeout_s=settings.store_timeout_ms / 1000,

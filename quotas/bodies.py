@@ -92,6 +92,12 @@ class NewKey(_Asked):
     environment: Environment = Environment.LIVE
 
 
+class Rotation(_Asked):
+    """A key is to be replaced; the old one is valid for `grace_seconds` more, 0 to a year. 0 ends it at once."""
+
+    grace_seconds: Annotated[int, Field(ge=0, le=31_536_000)]
+
+
 class LimitChange(_Asked):
     """What is different about one limit of one client; left out is as in the plan. `until` is when it is over."""
 

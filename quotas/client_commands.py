@@ -7,7 +7,7 @@ import typer
 from pydantic import ValidationError
 
 from quotas import app as composition
-from quotas import instants, overrides, tables, terminal
+from quotas import instants, keys, overrides, tables, terminal
 from quotas.keys import Environment
 from quotas.overrides import Override
 from quotas.registry import Client, Key
@@ -136,6 +136,35 @@ def create_key(
     else:
         out.print(issued.secret)
         terminal.err.print(f"This is {issued.key.id} of {client!r}. Keep it: it is not shown again.")
+
+
+@keys_app.command("rotate")
+def rotate_key(
+    key_id: Annotated[str, typer.Argument(help="The key's id, as listed.")],
+    grace: Annotated[
+        int, typer.Option(min=0, max=31_536_000, help="Seconds that the old key is valid for; 0 ends it at once.")
+    ] = 3600,
+    as_json: AsJson = False,
+) -> None:
+    """Make a new key in a key's place and print it, this once; the old one goes on for a grace time."""
+    issued, client = terminal.without_plans(lambda clients: clients.rotate_key(key_id, grace))
+    if as_json:
+        fields = {"id": issued.key.id, "key": issued.secret, "client": client.name, "replaces": key_id}
+        terminal.print_json({**fields, **_key_fields(issued.key)})
+    else:
+        out.print(issued.secret)
+        told = "ends now" if grace == 0 else f"is valid for {grace} seconds more"
+        terminal.err.print(f"This is {issued.key.id} of {client.name!r}; {key_id} {told}. It is not shown again.")
+
+
+@keys_app.command("pattern")
+def show_pattern(as_json: AsJson = False) -> None:
+    """Print the pattern of keys, for secret scanners: GitHub custom patterns, gitleaks, TruffleHog."""
+    pattern = keys.pattern(terminal.settings(None).key_brand)
+    if as_json:
+        terminal.print_json({"pattern": pattern})
+    else:
+        out.print(pattern)
 
 
 @keys_app.command("list")

@@ -141,6 +141,22 @@ class Clients:
         found = [key async for key in self._registry.keys_of(client)]
         return sorted(found, key=lambda key: (key.created_at_us, key.id))
 
+    async def rotate_key(self, key_id: str, grace_s: int) -> tuple[IssuedKey, Client]:
+        """A new key in a key's place: same client, name and environment; the old one is valid for `grace_s` more.
+
+        The end of the grace is exclusive, and no later than the old key's own expiry; 0 ends it at once. The new key
+        has no expiry. What the client has spent stays spent.
+        """
+        found = await self._registry.key(key_id) if key_id.isascii() else None
+        now_us = self._clock()
+        if found is None or found[0].is_expired(now_us):
+            raise NotFoundError(f"there is no valid key {key_id!r}; `quotas keys list --client NAME` shows a client's")
+        old, client = found
+        issued = await self.issue_key(client.name, name=old.name, environment=old.environment)
+        if not await self._registry.expire_key(key_id, now_us + grace_s * 1_000_000):
+            raise ConflictError(f"the key {key_id!r} was revoked meanwhile; the new key {issued.key.id} is valid")
+        return issued, client
+
     async def revoke_key(self, key_id: str) -> None:
         """Remove a key; when this returns, no check that starts afterwards passes with it."""
         if not key_id.isascii() or not await self._registry.delete_key(key_id):

@@ -16,12 +16,24 @@ MAX_REMEMBERED = 100_000
 
 
 class Identities:
-    """A worker's knowledge of credentials. `brand` and `pepper` are those of the settings."""
+    """A worker's knowledge of credentials. Brand and peppers are those of the settings.
 
-    def __init__(self, registry: Registry, *, brand: str, pepper: bytes | None) -> None:
+    A key that is not found under the pepper is looked for under the previous ones (None is plain SHA-256), so that a
+    pepper can be set or changed without ending the keys that were digested before.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        *,
+        brand: str,
+        pepper: bytes | None,
+        previous_peppers: tuple[bytes | None, ...] = (),
+    ) -> None:
         self._registry = registry
         self._brand = brand
         self._pepper = pepper
+        self._previous_peppers = previous_peppers
         self._known: OrderedDict[str, Identity] = OrderedDict()
 
     async def find(self, credential: bytes, now_us: int) -> tuple[str, Identity]:
@@ -36,6 +48,8 @@ class Identities:
         identity = self._known.get(digest)
         if identity is None:
             identity = await self._registry.identity(digest)
+            for pepper in self._previous_peppers:
+                identity = identity or await self._registry.identity(keys.digest(credential, pepper))
             if identity is None:
                 raise CredentialError("invalid_credential")
             if identity.client.status is Status.ACTIVE:

@@ -62,6 +62,14 @@ def is_well_formed(credential: bytes, brand: str) -> bool:
     )
 
 
+def pattern(brand: str) -> str:
+    """A regular expression for keys of this brand, in the syntax that RE2, Hyperscan and Python share.
+
+    It cannot check the checksum; its length and its prefix are what keeps other text out.
+    """
+    return rf"\b{brand}_(?:live|test)_[0-9A-Za-z]{{{BODY_LENGTH + CHECKSUM_LENGTH}}}\b"
+
+
 def digest(credential: bytes, pepper: bytes | None) -> str:
     """What is kept of a key, in hexadecimal: HMAC-SHA-256 under the pepper, or SHA-256 without one."""
     if pepper is None:

@@ -157,12 +157,32 @@ class Registry:
                 words += (field, value.value if isinstance(value, keys.Environment) else value)
         await self._store.call("HSET", _key(digest), *words)
 
+    async def key(self, key_id: str) -> tuple[Key, Client] | None:
+        """The key of this id and its client, or None."""
+        place = await self._store.call("HGET", _KEYS, key_id)
+        if place is None:
+            return None
+        client_id, digest = place.decode().split()
+        key, client = await self._load_key(digest), await self._load_client(client_id)
+        return None if key is None or client is None else (key, client)
+
     async def keys_of(self, client: Client) -> AsyncIterator[Key]:
         """All keys of a client, in no order, expired ones among them."""
         async for _, digest in self._scan(_keys_of(client.id)):
             key = await self._load_key(digest)
             if key is not None:
                 yield key
+
+    async def expire_key(self, key_id: str, expires_at_us: int) -> bool:
+        """Have a key end at an instant, or earlier if it does already; False when there is none. Can be asked again."""
+        place = await self._store.call("HGET", _KEYS, key_id)
+        key = None if place is None else await self._load_key(place.decode().split()[1])
+        if key is None:
+            return False
+        if key.expires_at_us is None or expires_at_us < key.expires_at_us:
+            await self._store.call("HSET", _key(place.decode().split()[1]), "expires_at_us", expires_at_us)
+        await self.amend(key.client_id)
+        return True
 
     async def delete_key(self, key_id: str) -> bool:
         """Remove a key; False when there is none. When this returns no worker lets it pass. Can be asked again."""

@@ -33,6 +33,9 @@ class Settings:
     key_pepper: bytes | None = field(default=None, repr=False)
     """`QUOTAS_KEY_PEPPER`: secret for the digests of keys, at least 16 bytes. None: plain SHA-256."""
 
+    key_pepper_previous: tuple[bytes | None, ...] = field(default=(), repr=False)
+    """`QUOTAS_KEY_PEPPER_PREVIOUS`: the pepper before, under which older keys stay valid; `none` if there was none."""
+
     admin_token: Mapping[str, str] = field(default_factory=dict, repr=False)
     """`QUOTAS_ADMIN_TOKEN`: tokens of the admin API, by the names that the audit log shows; a list of `name:token`,
     where a token alone is called `admin`. Empty: there is no admin API."""
@@ -86,6 +89,10 @@ def _pepper(text: str) -> bytes:
     return secret
 
 
+def _previous_pepper(text: str) -> tuple[bytes | None, ...]:
+    return (None if text.lower() == "none" else _pepper(text),)
+
+
 def _admin_tokens(text: str) -> Mapping[str, str]:
     """A token is what a Bearer header can hold (RFC 6750, section 2.1); no message quotes one."""
     found: dict[str, str] = {}
@@ -126,6 +133,7 @@ _READERS: Mapping[str, Callable[[str], object]] = {
     "DATA_DIR": Path,
     "KEY_BRAND": _brand,
     "KEY_PEPPER": _pepper,
+    "KEY_PEPPER_PREVIOUS": _previous_pepper,
     "ADMIN_TOKEN": _admin_tokens,
     "ADMIN_PORT": _port,
     "STORE_TIMEOUT_MS": _milliseconds,

@@ -557,3 +557,21 @@ class TestTables:
     def test_no_colour_and_no_control_characters(self, terminal: Terminal) -> None:
         created(terminal)
         assert "\x1b" not in terminal.good("clients", "list").out
+
+
+class TestRotation:
+    def test_a_new_key_is_printed_once_and_the_old_one_has_an_end(self, terminal: Terminal) -> None:
+        terminal.good("clients", "create", "acme", "--plan", "free")
+        made = terminal.good("keys", "create", "--client", "acme", "--json").json
+        rotated = terminal.good("keys", "rotate", made["id"], "--grace", "60", "--json").json
+        assert (rotated["client"], rotated["replaces"]) == ("acme", made["id"])
+        assert rotated["key"] != made["key"]
+        listed = {
+            key["id"]: key["expires_at"] for key in terminal.good("keys", "list", "--client", "acme", "--json").json
+        }
+        assert listed[rotated["id"]] is None
+        assert listed[made["id"]] is not None
+
+    def test_the_pattern_of_keys(self, terminal: Terminal) -> None:
+        pattern = terminal.good("keys", "pattern", "--json").json["pattern"]
+        assert re.search(pattern, "key: quotas_live_" + "x" * 36)

@@ -167,3 +167,8 @@ def test_an_admin_port_is_a_port(text: str, port: int | None) -> None:
 def test_what_is_no_port_is_a_fault(text: str) -> None:
     with pytest.raises(ConfigError, match="QUOTAS_ADMIN_PORT: must be a port"):
         load(ADMIN_PORT=text)
+
+
+@pytest.mark.parametrize(("text", "peppers"), [("none", (None,)), (PEPPER, (PEPPER.encode(),))])
+def test_the_previous_pepper_may_be_none_at_all(text: str, peppers: tuple[bytes | None, ...]) -> None:
+    assert load(KEY_PEPPER_PREVIOUS=text).key_pepper_previous == peppers

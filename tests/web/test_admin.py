@@ -885,6 +885,7 @@ OPERATIONS: Mapping[str, tuple[str, str, object]] = {
     "create key": ("POST", "/keys", KEY),
     "list keys": ("GET", "/keys?client=acme", None),
     "show key": ("GET", "/keys/key_1", None),
+    "rotate key": ("POST", "/keys/key_1/rotate", {"grace_seconds": 60}),
     "revoke key": ("DELETE", "/keys/key_1", None),
     "list entries": ("GET", "/audit", None),
 }
@@ -996,6 +997,7 @@ class TestDescription:
             "/admin/v1/clients/{name}/limits/{limit}",
             "/admin/v1/keys",
             "/admin/v1/keys/{id}",
+            "/admin/v1/keys/{id}/rotate",
             "/admin/v1/audit",
         }
         schemas = described["components"]["schemas"]
@@ -1064,5 +1066,28 @@ def test_the_document_is_served_to_who_has_a_token(redis_url: str) -> None:
             assert served.json()["openapi"] == "3.1.0"
             assert served.json()["paths"] == json.loads(json.dumps(admin.description()["paths"]))
             assert (await desk.http.get(path, headers={"authorization": "Bearer junk"})).status_code == 401
+
+    asyncio.run(work())
+
+
+def test_a_rotation_shows_the_new_key_once_and_is_audited(redis_url: str) -> None:
+    async def work() -> None:
+        async with office(redis_url) as desk:
+            await desk.http.post("/admin/v1/clients", json={"name": "acme", "plan": "free"})
+            made = (await desk.http.post("/admin/v1/keys", json={"client": "acme", "name": "build"})).json()
+            rotated = await desk.http.post(f"/admin/v1/keys/{made['id']}/rotate", json={"grace_seconds": 60})
+            assert rotated.status_code == 201
+            assert rotated.json()["client"] == "acme"
+            assert rotated.json()["key"] != made["key"]
+            old = (await desk.http.get(f"/admin/v1/keys/{made['id']}")).json()
+            assert old["expires_at"] is not None
+            entries = (await desk.http.get("/admin/v1/audit")).text
+            assert "key.rotate" in entries
+            assert rotated.json()["key"] not in entries
+            for refused, status in (({"grace_seconds": -1}, 400), ({}, 400)):
+                answer = await desk.http.post(f"/admin/v1/keys/{made['id']}/rotate", json=refused)
+                assert answer.status_code == status
+            answer = await desk.http.post("/admin/v1/keys/key_none/rotate", json={"grace_seconds": 0})
+            assert answer.status_code == 404
 
     asyncio.run(work())

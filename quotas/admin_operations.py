@@ -174,7 +174,7 @@ async def _issued_before(call: Call, receipt: Receipt, request: str) -> Answer:
     found = await call.admin.directory.key(receipt.made)
     if found is None:
         raise ConflictError("the key that was made with this Idempotency-Key has been revoked; ask with another")
-    return HTTPStatus.OK, KeyBody.of(found.key, found.client.name)
+    return HTTPStatus.OK, KeyBody.of(found[0], found[1].name)
 
 
 async def list_keys(call: Call, asked: KeysQuery) -> Answer:
@@ -187,7 +187,7 @@ async def show_key(call: Call, _: None) -> Answer:
     found = await call.admin.directory.key(call.names["id"])
     if found is None:
         raise NotFoundError("there is no such key")
-    return HTTPStatus.OK, KeyBody.of(found.key, found.client.name)
+    return HTTPStatus.OK, KeyBody.of(found[0], found[1].name)
 
 
 async def rotate_key(call: Call, asked: Rotation) -> Answer:
@@ -203,7 +203,7 @@ async def revoke_key(call: Call, _: None) -> Answer:
     key_id = call.names["id"]
     found = await call.admin.directory.key(key_id)  # None as well when an earlier revocation broke off.
     await call.clients.revoke_key(key_id)
-    call.did("key.revoke", key_id, client=None if found is None else found.client.name)
+    call.did("key.revoke", key_id, client=None if found is None else found[1].name)
     return HTTPStatus.NO_CONTENT, None
 
 

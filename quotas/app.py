@@ -28,6 +28,7 @@ from quotas.directory import Directory
 from quotas.errors import ConfigError, Fault, StoreUnavailableError
 from quotas.explaining import Explainer
 from quotas.identities import Identities
+from quotas.jwks import KeySets, read_decryption_keys
 from quotas.metrics import Metrics
 from quotas.planbook import Planbook
 from quotas.plans import Config
@@ -35,8 +36,9 @@ from quotas.refunds import Refunds
 from quotas.registry import Registry
 from quotas.reloading import Reloader
 from quotas.scripts import TAKE
-from quotas.settings import Settings
+from quotas.settings import Settings, secrets
 from quotas.store import Store, deadline
+from quotas.subjects import Subjects
 from quotas.web import Services
 
 KEEP_ALIVE_S = 80
@@ -91,10 +93,12 @@ class Operations:
 @asynccontextmanager
 async def open_operations(settings: Settings, url: str, config: Config) -> AsyncIterator[Operations]:
     """The operator's view of clients, keys and what they have spent, on the store at `url`."""
-    async with Store(url) as store:
+    async with Store(url) as store, _key_sets() as key_sets:
         registry = Registry(store)
         planbook = Planbook(config)
-        identities = _identities(settings, registry)
+        subjects = _subjects(registry, key_sets)
+        subjects.use(config)
+        identities = _identities(settings, registry, subjects)
         yield Operations(
             _clients(settings, registry, config),
             Refunds(store=store, registry=registry, planbook=planbook, clock=clock),
@@ -103,12 +107,27 @@ async def open_operations(settings: Settings, url: str, config: Config) -> Async
         )
 
 
-def _identities(settings: Settings, registry: Registry) -> Identities:
+def check_secrets(config: Config) -> None:
+    """Raises ConfigError when a key that the configuration names is not there or is none."""
+    KeySets(config.issuers.values(), secrets=secrets(), folder=Path.cwd())
+    read_decryption_keys(config.decryption_keys, secrets(), Path.cwd())
+
+
+def _key_sets(told: Callable[[str, str], None] = lambda _issuer, _result: None) -> KeySets:
+    return KeySets((), secrets=secrets(), folder=Path.cwd(), told=told)
+
+
+def _subjects(registry: Registry, key_sets: KeySets) -> Subjects:
+    return Subjects(registry, key_sets, secrets=secrets(), folder=Path.cwd())
+
+
+def _identities(settings: Settings, registry: Registry, subjects: Subjects) -> Identities:
     return Identities(
         registry,
         brand=settings.key_brand,
         pepper=settings.key_pepper,
         previous_peppers=settings.key_pepper_previous,
+        subjects=subjects,
     )
 
 
@@ -146,11 +165,24 @@ class Worker:
         metrics = Metrics(self.metrics_folder)
         planbook = Planbook(self.config)
         # What operators ask stands in a line of its own: a long listing must not hold up checks.
-        async with Store(settings.redis_url) as store, Store(settings.redis_url) as operators:
+        async with (
+            Store(settings.redis_url) as store,
+            Store(settings.redis_url) as operators,
+            _key_sets(metrics.jwks_refresh) as key_sets,
+        ):
             registry = Registry(store)
+            subjects = _subjects(registry, key_sets)
+            subjects.use(self.config)
+            identities = _identities(settings, registry, subjects)
+
+            def use(config: Config) -> None:
+                subjects.use(config)
+                planbook.use(config)
+                identities.forget_all()
+
             checks = Checks(
                 store=store,
-                identities=_identities(settings, registry),
+                identities=identities,
                 planbook=planbook,
                 metrics=metrics,
                 timeout_s=settings.store_timeout_ms / 1000,
@@ -163,6 +195,7 @@ class Worker:
                 file=self.file,
                 known=self.known,
                 planbook=planbook,
+                use=use,
                 metrics=metrics,
                 adopt=partial(keep_file_clients, settings),
                 shelf=self.metrics_folder and self.metrics_folder / "newest.yaml",
@@ -210,6 +243,7 @@ def serve(  # noqa: PLR0913 # One parameter for each option of the command.
     set_up_logging(settings.log_level)
     known = file.fingerprint()
     config = file.read()
+    check_secrets(config)
     with ExitStack() as stack:
         listener = stack.enter_context(_listen(host, port))
         listeners = [listener]

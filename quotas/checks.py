@@ -199,7 +199,7 @@ class Checks:
         return Take(
             client_id=identity.client.id,
             generation=identity.client.generation,
-            key_id=identity.key.id,
+            key_id=identity.subject_id,
             cost=cost,
             now_us=now_us,
             own_clock=self._clock_decides,

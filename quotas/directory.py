@@ -17,14 +17,13 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from hashlib import sha256
 
-from quotas.registry import Client, Identity, Registry
+from quotas.registry import Client, Key, Registry
 from quotas.store import Store
 
 RECEIPT_MS = 86_400_000
 """How long a receipt is kept: a day."""
 
 _CLIENTS = "q1:clients"
-_KEYS = "q1:keys"
 _COUNT = 1000
 
 
@@ -60,10 +59,9 @@ class Directory:
         clients = await asyncio.gather(*(self._registry.client(name) for name in shown))
         return Page([client for client in clients if client is not None], shown[-1] if len(names) > limit else None)
 
-    async def key(self, key_id: str) -> Identity | None:
-        """The key of this id and its client; None when there is none, or it is being removed."""
-        place = await self._store.call("HGET", _KEYS, key_id)
-        return None if place is None else await self._registry.identity(place.decode().split()[1])
+    async def key(self, key_id: str) -> tuple[Key, Client] | None:
+        """The key of this id and its client, or None."""
+        return await self._registry.key(key_id) if key_id.isascii() else None
 
     async def claim(self, name: str, asked: str) -> Receipt | None:
         """Take a name for what is asked; None when it is taken now, else the receipt of who was earlier."""

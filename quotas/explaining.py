@@ -89,7 +89,7 @@ class Explainer:
         now_us = int(seconds) * 1_000_000 + int(microseconds)
         scopes = (
             (in_force.packed.per_client, state_key(client_id)),
-            (in_force.packed.per_key, key_state_key(client_id, identity.key.id)),
+            (in_force.packed.per_key, key_state_key(client_id, identity.subject_id)),
         )
         standings: dict[str, Standing] = {}
         for packed, key in scopes:

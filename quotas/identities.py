@@ -7,9 +7,10 @@ whatever else is refused are looked up each time, so that a new key or a resumed
 
 from collections import OrderedDict
 
-from quotas import keys
+from quotas import keys, tokens
 from quotas.errors import CredentialError
 from quotas.registry import Identity, Registry, Status
+from quotas.subjects import Subjects
 
 MAX_REMEMBERED = 100_000
 """Identities one worker remembers, about 1 kB each; the least recently used goes first."""
@@ -29,11 +30,13 @@ class Identities:
         brand: str,
         pepper: bytes | None,
         previous_peppers: tuple[bytes | None, ...] = (),
+        subjects: Subjects | None = None,
     ) -> None:
         self._registry = registry
         self._brand = brand
         self._pepper = pepper
         self._previous_peppers = previous_peppers
+        self._subjects = subjects
         self._known: OrderedDict[str, Identity] = OrderedDict()
 
     async def find(self, credential: bytes, now_us: int) -> tuple[str, Identity]:
@@ -42,24 +45,32 @@ class Identities:
         Raises CredentialError: a malformed key is answered like an unknown one, without asking the store.
         Raises StoreUnavailableError.
         """
-        if not keys.is_well_formed(credential, self._brand):
+        subjects = self._subjects if tokens.looks_like_token(credential) else None
+        if subjects is None and not keys.is_well_formed(credential, self._brand):
             raise CredentialError("invalid_credential")
         digest = keys.digest(credential, self._pepper)
         identity = self._known.get(digest)
-        if identity is None:
-            identity = await self._registry.identity(digest)
-            for pepper in self._previous_peppers:
-                identity = identity or await self._registry.identity(keys.digest(credential, pepper))
-            if identity is None:
-                raise CredentialError("invalid_credential")
+        if identity is not None:
+            self._known.move_to_end(digest)
+        else:
+            identity = await (self._key(credential) if subjects is None else subjects.identity(credential, now_us))
             if identity.client.status is Status.ACTIVE:
                 self._remember(digest, identity)
-        else:
-            self._known.move_to_end(digest)
-        if identity.key.is_expired(now_us):
+        if identity.is_expired(now_us):
             self.forget(digest)
             raise CredentialError("expired_credential")
         return digest, identity
+
+    async def _key(self, credential: bytes) -> Identity:
+        for pepper in (self._pepper, *self._previous_peppers):
+            identity = await self._registry.identity(keys.digest(credential, pepper))
+            if identity is not None:
+                return identity
+        raise CredentialError("invalid_credential")
+
+    def forget_all(self) -> None:
+        """Load everybody anew: the configuration that they were known by is another one."""
+        self._known.clear()
 
     def forget(self, digest: str) -> None:
         """Load this identity anew next time."""

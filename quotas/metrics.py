@@ -75,6 +75,9 @@ class Metrics:
         self._overage = Counter(
             "quotas_overage_units", "Units taken past a quota in overage mode.", ["plan", "limit"], registry=registry
         )
+        self._jwks = Counter(
+            "quotas_jwks_refresh", "Key sets asked of issuers.", ["issuer", "result"], registry=registry
+        )
         self._reload = Gauge(
             "quotas_config_last_reload_successful",
             "1 when the plan file in force is the newest, 0 when the newest cannot be used.",
@@ -126,6 +129,10 @@ class Metrics:
     def overage(self, plan: str, limit: str, units: int) -> None:
         """Count units past a quota."""
         self._overage.labels(plan, limit).inc(units)
+
+    def jwks_refresh(self, issuer: str, result: str) -> None:
+        """Count what became of asking an issuer for its keys."""
+        self._jwks.labels(issuer, result).inc()
 
     def reloaded(self, *, successful: bool) -> None:
         """Say whether the newest plan file is in force."""

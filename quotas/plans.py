@@ -17,6 +17,15 @@ from pydantic_core import ErrorDetails
 
 from quotas import documents
 from quotas.errors import ConfigError, Fault
+from quotas.issuers import (
+    DecryptionKeyModel,
+    DecryptionKeyModels,
+    DecryptionKeySource,
+    Issuer,
+    IssuerModel,
+    IssuerModels,
+    contradictions,
+)
 from quotas.limits import EXACT, MAX_LIMITS, MAX_PERIOD_US, Bucket, Limit, Mode, Per, Quota, Window
 from quotas.paths import PathPattern
 from quotas.windows import load_zone
@@ -103,12 +112,17 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Everything one configuration file says. `clients` are those kept in the file, as name -> plan."""
+    """Everything one configuration file says. `clients` are those kept in the file, as name -> plan.
+
+    `issuers` are those whose tokens are believed, by their `iss`; `decryption_keys` say where private keys are.
+    """
 
     source: str
     plans: Mapping[str, Plan]
     clients: Mapping[str, str] = field(default_factory=dict)
     trusted_proxies: tuple[Network, ...] = LOOPBACK
+    issuers: Mapping[str, Issuer] = field(default_factory=dict)
+    decryption_keys: tuple[DecryptionKeySource, ...] = ()
 
 
 def parse(text: str, source: str) -> Config:
@@ -120,7 +134,7 @@ def parse(text: str, source: str) -> Config:
         file = _File.model_validate(document)
     except ValidationError as error:
         faults += [_fault(details) for details in error.errors(include_url=False)]
-    faults += _contradictions(document)
+    faults += [*_contradictions(document), *contradictions(document)]
     if faults:
         raise ConfigError(source, faults)
     return file.to_domain(source)
@@ -317,6 +331,8 @@ class _File(_Model):
     plans: Annotated[dict[_Name, _Plan], Field(min_length=1)]
     clients: dict[Annotated[str, AfterValidator(_client_name)], _Client] = {}
     trusted_proxies: list[Annotated[Network, BeforeValidator(_network)]] | None = None
+    issuers: IssuerModels = []
+    decryption_keys: DecryptionKeyModels = []
 
     def to_domain(self, source: str) -> Config:
         return Config(
@@ -324,6 +340,8 @@ class _File(_Model):
             {name: plan.to_domain(name) for name, plan in self.plans.items()},
             {name: client.plan for name, client in self.clients.items()},
             LOOPBACK if self.trusted_proxies is None else tuple(self.trusted_proxies),
+            {issuer.issuer: issuer.to_domain() for issuer in self.issuers},
+            tuple(key.to_domain() for key in self.decryption_keys),
         )
 
 
@@ -384,17 +402,20 @@ def _unknown(location: Sequence[str]) -> str:
     return f"unknown field; did you mean `{close[0]}`?" if close else f"unknown field; known: {', '.join(known)}"
 
 
-def _holder(location: Sequence[str]) -> type[_Model]:
+def _holder(location: Sequence[str]) -> type[BaseModel]:
     """The model at a place; told by position, because plans and limits may be called anything."""
-    match location:
-        case ["plans", _]:
-            return _Plan
-        case ["plans", _, "limits", _]:
-            return _Limit
-        case ["plans", _, "limits", _, "match"]:
-            return _Match
-        case ["plans", _, "costs", _]:
-            return _Cost
-        case ["clients", _]:
-            return _Client
+    for place, model in _PLACES:
+        if len(place) == len(location) and all(each in ("*", name) for each, name in zip(place, location, strict=True)):
+            return model
     return _File
+
+
+_PLACES: tuple[tuple[tuple[str, ...], type[BaseModel]], ...] = (
+    (("plans", "*"), _Plan),
+    (("plans", "*", "limits", "*"), _Limit),
+    (("plans", "*", "limits", "*", "match"), _Match),
+    (("plans", "*", "costs", "*"), _Cost),
+    (("clients", "*"), _Client),
+    (("issuers", "*"), IssuerModel),
+    (("decryption_keys", "*"), DecryptionKeyModel),
+)

@@ -76,10 +76,26 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Whom a credential speaks for: a key and its client, both as of the client's generation."""
+    """Whom a credential speaks for, as of its client's generation.
 
-    key: Key
+    `subject` is a key's id, or a token's subject; `subject_id` is what limits per key count by. The credential is
+    valid strictly before `expires_at_us`; None is for ever. `key` is None for a token.
+    """
+
     client: Client
+    subject: str
+    subject_id: str
+    expires_at_us: int | None = None
+    key: Key | None = None
+
+    @classmethod
+    def of_key(cls, key: Key, client: Client) -> "Identity":
+        """The identity of an API key."""
+        return cls(client, key.id, key.id, key.expires_at_us, key)
+
+    def is_expired(self, now_us: int) -> bool:
+        """Whether the credential's time is up."""
+        return self.expires_at_us is not None and now_us >= self.expires_at_us
 
 
 class Registry:
@@ -102,6 +118,27 @@ class Registry:
         if not await self._store.run(ENROL, (record_key(client_id),), (*words, "generation", client.generation)):
             raise ConflictError(f"the client {name!r} exists already")
         return client
+
+    async def subject_client(
+        self, client_id: str, names: tuple[str, str], plan: str | None, now_us: int
+    ) -> Client | None:
+        """The client of a token's subject, made on `plan` when it is not there; None when there is no plan either.
+
+        It is called by the first of the names that is not another's. Its generations begin with the time: a client
+        that was deleted and made anew must not come by a generation that it has had.
+        """
+        client = await self._load_client(client_id)
+        if client is not None or plan is None:
+            return client
+        for name in names:
+            holder = (await self._store.call("HGET", _CLIENTS, name) or b"").decode()
+            if holder == _LEAVING + client_id:
+                await self._remove(name, client_id)
+            if holder == client_id or await self._store.call("HSETNX", _CLIENTS, name, client_id):
+                words = ("name", name, "plan", plan, "status", Status.ACTIVE.value, "created_at_us", now_us)
+                await self._store.run(ENROL, (record_key(client_id),), (*words, "generation", now_us))
+                return await self._load_client(client_id)
+        raise ConflictError("both names of a token's client are taken")
 
     async def client(self, name: str) -> Client | None:
         """The client of this exact name, or None."""
@@ -209,7 +246,7 @@ class Registry:
         client = await self._load_client(key.client_id)
         if client is None or await self._load_key(digest) is None:
             return None
-        return Identity(key, client)
+        return Identity.of_key(key, client)
 
     async def _load_client(self, client_id: str) -> Client | None:
         words = [word.decode() for word in await self._store.call("HGETALL", record_key(client_id))]

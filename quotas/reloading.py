@@ -34,7 +34,8 @@ log = logging.getLogger("quotas.reloading")
 class Reloader:
     """Watches the file while entered.
 
-    `known` is the file's fingerprint from before the planbook's configuration was read. `shelf` is where the workers
+    `use` has a configuration in force, the planbook's among others, or raises ConfigError and changes nothing. `known`
+    is the file's fingerprint from before the planbook's configuration was read. `shelf` is where the workers
     of a service keep the text of the newest file that could be used, so that a worker that replaces another one
     begins with the plans of the others. `adopt` makes the registry have the clients of a configuration.
     """
@@ -45,6 +46,7 @@ class Reloader:
         file: ConfigFile,
         known: Fingerprint | None,
         planbook: Planbook,
+        use: Callable[[Config], None],
         metrics: Metrics,
         adopt: Callable[[Config], Awaitable[None]],
         shelf: Path | None = None,
@@ -52,6 +54,7 @@ class Reloader:
         self._file = file
         self._known = known
         self._planbook = planbook
+        self._use = use
         self._metrics = metrics
         self._adopt = adopt
         self._shelf = shelf
@@ -65,7 +68,7 @@ class Reloader:
         with contextlib.suppress(RuntimeError, ValueError):  # Signals reach the main thread only; tests may not be it.
             loop.add_signal_handler(signal.SIGHUP, self._asked.set)
         if self._file.fingerprint() != self._known and self._shelf is not None and self._shelf.exists():
-            self._planbook.use(plans.parse(self._shelf.read_text("utf-8"), self._planbook.config.source))
+            self._use(plans.parse(self._shelf.read_text("utf-8"), self._planbook.config.source))
         try:
             await self._adopt(self._planbook.config)
         except StoreUnavailableError:
@@ -88,13 +91,13 @@ class Reloader:
         try:
             text = await asyncio.to_thread(self._file.text)
             config = await asyncio.to_thread(plans.parse, text, self._file.source)
+            self._use(config)
         except ConfigError as error:
             log.error("the configuration was not reloaded, the old plans stay in force: %s", error)  # noqa: TRY400 # No fault of ours.
             self._refused = True
             self._metrics.reloaded(successful=False)
             return False
         self._refused = False
-        self._planbook.use(config)
         self._put_on_shelf(text)
         self._metrics.reloaded(successful=True)
         log.info("the configuration %s was reloaded: plans %s", config.source, ", ".join(config.plans))

@@ -108,7 +108,7 @@ def _identity(answer: Answer) -> list[tuple[bytes, bytes]]:
     return [
         (b"x-quotas-client", _field(client.name) if client else b""),
         (b"x-quotas-plan", client.plan.encode() if client else b""),
-        (b"x-quotas-subject", answer.identity.key.id.encode() if answer.identity else b""),
+        (b"x-quotas-subject", _field(answer.identity.subject) if answer.identity else b""),
     ]
 
 

@@ -4,6 +4,7 @@ Host and port are flags of `quotas serve`, not variables: Kubernetes puts `QUOTA
 pod beside a service that is called quotas.
 """
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -48,6 +49,11 @@ class Settings:
 
     log_level: str = "info"
     """`QUOTAS_LOG_LEVEL`: debug, info, warning or error."""
+
+
+def secrets() -> Mapping[str, str]:
+    """The environment, for the variables that a configuration file names as secrets."""
+    return os.environ
 
 
 def load(environment: Mapping[str, str]) -> Settings:

@@ -57,7 +57,9 @@ def print_explanation(out: Console, explanation: Explanation) -> None:
     identity = explanation.identity
     if identity is not None:
         out.print(f"client   {identity.client.name} ({identity.client.id}), {identity.client.status.value}")
-        out.print(f"key      {identity.key.id} {identity.key.shown}… {identity.key.name}".rstrip())
+        key = identity.key
+        shown = f"token    {identity.subject}" if key is None else f"key      {key.id} {key.shown}… {key.name}"
+        out.print(shown.rstrip())
         out.print(f"plan     {identity.client.plan}")
     if explanation.plan is not None:
         out.print(f"cost     {explanation.cost}")
@@ -74,7 +76,8 @@ def explanation_fields(explanation: Explanation) -> dict[str, object]:
         "allowed": explanation.reason is None,
         "reason": None if explanation.reason is None else explanation.reason.value,
         "client": None if identity is None else identity.client.name,
-        "key": None if identity is None else identity.key.id,
+        "subject": None if identity is None else identity.subject,
+        "key": None if identity is None or identity.key is None else identity.key.id,
         "plan": None if identity is None else identity.client.plan,
         "cost": explanation.cost,
         "readings": list(explanation.readings),

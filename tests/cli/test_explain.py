@@ -105,6 +105,7 @@ class TestAllowed:
             "allowed": True,
             "reason": None,
             "client": "acme",
+            "subject": key["id"],
             "key": key["id"],
             "plan": "once",
             "cost": 1,

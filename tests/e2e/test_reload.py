@@ -299,7 +299,7 @@ def test_a_large_file_is_read_while_checks_go_on(tmp_path: Path) -> None:
         watched = ConfigFile(file)
         book = Planbook(plans.parse(TWO, "before"))
         async with Reloader(
-            file=watched, known=watched.fingerprint(), planbook=book, metrics=Metrics(), adopt=adopt
+            file=watched, known=watched.fingerprint(), planbook=book, use=book.use, metrics=Metrics(), adopt=adopt
         ) as reloader:
             task = asyncio.create_task(others())
             await asyncio.sleep(0)
@@ -332,7 +332,7 @@ def test_a_bad_file_stays_told_when_the_clients_of_the_one_before_are_kept_late(
         watched = ConfigFile(file)
         book = Planbook(plans.parse(TWO, "before"))
         async with Reloader(
-            file=watched, known=watched.fingerprint(), planbook=book, metrics=metrics, adopt=adopt
+            file=watched, known=watched.fingerprint(), planbook=book, use=book.use, metrics=metrics, adopt=adopt
         ) as reloader:
             assert await reloader.reload()
             await asyncio.wait_for(asked.wait(), PATIENCE_S)

@@ -47,7 +47,11 @@ class WarmWorker:
                 return False
             client = identity.client
             asked = Take(
-                client_id=client.id, generation=client.generation, key_id=identity.key.id, cost=0, now_us=app.clock()
+                client_id=client.id,
+                generation=client.generation,
+                key_id=identity.subject_id,
+                cost=0,
+                now_us=app.clock(),
             )
             if await take(self._store, self._plan, asked) is not None:
                 return True

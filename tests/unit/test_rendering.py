@@ -34,7 +34,7 @@ LARGEST = 10**15 - 1
 
 def identity(name: str = "acme") -> Identity:
     key = Key("key_1", "cl_1", "laptop", "quotas_live_SHOW", Environment.LIVE, AT_US)
-    return Identity(key, Client("cl_1", name, "free", Status.ACTIVE, 1, AT_US))
+    return Identity.of_key(key, Client("cl_1", name, "free", Status.ACTIVE, 1, AT_US))
 
 
 def refused(standing: Standing, reason: Reason = Reason.RATE_LIMITED) -> Answer:

@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 8080
 
-.PHONY: setup check test run load fix clean
+.PHONY: help setup check test run load bench fix clean
 .DEFAULT_GOAL := help
 
 help:  ## Say what there is.
@@ -41,6 +41,9 @@ test: setup  ## Run all tests.
 
 load: setup  ## Put load on a service for 20 seconds and hold the answers against the plan.
 	$(BIN)/python -m loadtests.run
+
+bench: setup  ## Measure what a check costs, as ratios against baselines of the same run.
+	$(BIN)/python -m loadtests.bench
 
 fix: setup  ## Repair what lint and formatting can repair by themselves.
 	$(BIN)/ruff check --fix .

@@ -1,0 +1,237 @@
+"""`make bench`: what a check costs, as ratios against baselines of the same run on the same machine.
+
+A check is put against a bare ASGI app on the same server under the same load, in turns, and `lua/take.lua` against the
+least script that does TIME, GET and SET. Figures are medians of the rounds; absolute numbers are this machine's alone.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import socket
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
+
+import uvloop
+
+from loadtests import processes
+from quotas import app, embedded, plans
+from quotas.plans import Plan
+from quotas.scripts import TAKE, PackedPlan, Take, record_key, state_key, take_words
+from quotas.settings import Settings
+from quotas.store import Script, Store
+
+ROOT = Path(__file__).parents[1]
+CONNECTIONS = 32
+CLIENTS = 200
+BATCH = 300
+BATCHES = 20
+PLANS = """
+plans:
+  bench:
+    limits:
+      per-second: {rate: 1000000/second, burst: 1000000}
+      per-minute: {rate: 50000000/minute}
+      monthly: {quota: 900000000000/month}
+"""
+LEAST = Script(
+    "least",
+    "local t = redis.call('TIME') redis.call('GET', KEYS[1]) "
+    "redis.call('SET', KEYS[1], ARGV[4] .. t[2], 'PX', 60000) return {1, 2, 3}",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One round: requests a second, and microseconds of the server's CPU for each; None where no account tells."""
+
+    rate: float
+    cpu_us: float | None
+
+
+class _Asker(asyncio.Protocol):
+    """One connection that asks again as soon as it has its answer. Every answer of these servers is bodiless."""
+
+    def __init__(self, requests: Sequence[bytes]) -> None:
+        self._requests = requests
+        self.answered = 0
+        self.wrong = 0
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is one, but for isinstance.
+        self._transport.write(self._requests[0])
+
+    def data_received(self, data: bytes) -> None:
+        assert self._transport is not None, "data comes on a connection"
+        if not data.startswith(b"HTTP/1.1 200"):
+            self.wrong += 1
+        self.answered += 1
+        self._transport.write(self._requests[self.answered % len(self._requests)])
+
+
+async def _load(host: str, port: int, requests: Sequence[bytes], seconds: float) -> tuple[int, int]:
+    loop = asyncio.get_running_loop()
+    made = []
+    for start in range(CONNECTIONS):
+        turned = [*requests[start:], *requests[:start]]
+        made.append(await loop.create_connection(lambda turned=turned: _Asker(turned), host, port))  # type: ignore[misc] # Bound now.
+    await asyncio.sleep(seconds)
+    for transport, _ in made:
+        transport.close()
+    return sum(asker.answered for _, asker in made), sum(asker.wrong for _, asker in made)
+
+
+def _cpu_s(pid: int) -> float | None:
+    """CPU seconds of a process so far, from its account; None where there is no /proc."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _round(place: tuple[str, int, int], requests: Sequence[bytes], seconds: float) -> Figure:
+    host, port, pid = place
+    before, begun = _cpu_s(pid), time.monotonic()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        answered, wrong = runner.run(_load(host, port, requests, seconds))
+    took, after = time.monotonic() - begun, _cpu_s(pid)
+    if wrong or not answered:
+        raise processes.LoadTestError(f"{wrong} of {answered} answers were not 200")
+    spent = None if before is None or after is None else (after - before) / answered * 1e6
+    return Figure(answered / took, spent)
+
+
+@contextmanager
+def _bare(folder: Path, environment: Mapping[str, str]) -> Iterator[tuple[str, int, int]]:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "uvicorn", "loadtests.bare:app", "--app-dir", str(ROOT), "--port", str(port)]
+    options = ["--http", "httptools", "--loop", "uvloop", "--no-access-log", "--log-level", "warning"]
+    with processes.running("bare", [*command, *options], folder, environment) as started:
+        started.until(lambda: _listens(port), processes.START_S, "become ready")
+        yield "127.0.0.1", port, started.process.pid
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+async def _keys(url: str, settings: Settings) -> list[str]:
+    config = plans.parse(PLANS, "bench")
+    async with app.open_operations(settings, url, config) as services:
+        made = []
+        for number in range(CLIENTS):
+            await services.clients.create(f"bench-{number}", "bench")
+            made.append((await services.clients.issue_key(f"bench-{number}")).secret)
+        return made
+
+
+def http_figures(rounds: int, seconds: float) -> dict[str, list[Figure]]:
+    """Rounds of the bare app and of the service, in turns."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="quotas-bench-")))
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("QUOTAS_")}
+        (folder / "quotas.yaml").write_text(PLANS)
+        environment["QUOTAS_DATA_DIR"] = str(folder / "data")
+        environment["QUOTAS_STORE_TIMEOUT_MS"] = "10000"  # What a check costs is asked, also where cores are few.
+        settings = Settings(data_dir=folder / "data")
+        with embedded.hold(settings.data_dir) as url:
+            secrets = asyncio.run(_keys(url, replace(settings, redis_url=url)))
+        service = stack.enter_context(processes.service(folder, environment, 1))
+        bare = stack.enter_context(_bare(folder, environment))
+        ours = (service.host, service.port, service.program.process.pid)
+        plain = [b"GET /check HTTP/1.1\r\nHost: bench\r\n\r\n"]
+        keyed = [f"GET /check HTTP/1.1\r\nHost: bench\r\nX-API-Key: {key}\r\n\r\n".encode() for key in secrets]
+        _round(ours, keyed, 1.0)  # Every key is known from here on.
+        figures: dict[str, list[Figure]] = {"bare ASGI app": [], "quotas /check": []}
+        for _ in range(rounds):
+            figures["bare ASGI app"].append(_round(bare, plain, seconds))
+            figures["quotas /check"].append(_round(ours, keyed, seconds))
+        return figures
+
+
+async def _script_us(url: str, rounds: int) -> tuple[dict[str, float], int]:
+    """Redis CPU of each script in microseconds a call, and the bytes of a client's state."""
+    (plan,) = plans.parse(PLANS, "bench").plans.values()
+    eight = replace(plan, limits=tuple(replace(plan.limits[0], name=f"limit-{number}") for number in range(8)))
+    found: dict[str, list[float]] = {}
+    async with Store(url) as store:
+        await store.call("CONFIG", "SET", "appendonly", "no")
+        for script in (LEAST, TAKE):
+            await store.load(script)
+        for _ in range(rounds):
+            for name, script, asked in (("least", LEAST, plan), ("take", TAKE, plan), ("take, 8 limits", TAKE, eight)):
+                found.setdefault(name, []).append(await _calls_us(store, name, script, asked))
+        size = await store.call("MEMORY", "USAGE", state_key("take-0"))
+    return {name: statistics.median(values) for name, values in found.items()}, int(size)
+
+
+async def _calls_us(store: Store, name: str, script: Script, plan: Plan) -> float:
+    packed, now_us = PackedPlan(plan.limits), app.clock()
+    names = [f"{name}-{number}" for number in range(CLIENTS)]
+    for each in names:
+        await store.call("HSET", record_key(each), "generation", 1)
+    await store.call("CONFIG", "RESETSTAT")
+    for _ in range(BATCHES):
+        takes = [
+            Take(client_id=names[i % CLIENTS], generation=1, key_id="k", cost=1, now_us=now_us) for i in range(BATCH)
+        ]
+        await store.run_all(script, [take_words(packed, take, now_us) for take in takes])
+    stats = (await store.call("INFO", "commandstats")).decode()
+    return float(stats.split("cmdstat_evalsha:")[1].split("usec_per_call=")[1].split(",")[0])
+
+
+def script_figures(rounds: int) -> tuple[dict[str, float], int]:
+    """See `_script_us`, on a store of its own."""
+    with tempfile.TemporaryDirectory(prefix="quotas-bench-") as folder, embedded.hold(Path(folder)) as url:
+        return asyncio.run(_script_us(url, rounds))
+
+
+def main() -> int:
+    """Measure, print the table, and write it as JSON when asked."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of each; the median counts")
+    parser.add_argument("--seconds", type=float, default=3.0, help="length of a round")
+    parser.add_argument("--json", type=Path, help="write the figures there, too")
+    options = parser.parse_args()
+    http, (scripts, size) = http_figures(options.rounds, options.seconds), script_figures(options.rounds)
+    rows = [
+        ("checks/s of one worker, against the bare app", _ratio(http, lambda figure: figure.rate)),
+        ("CPU of the service per check, against the bare app", _ratio(http, lambda figure: figure.cpu_us)),
+        ("Redis CPU of a take (2 buckets, 1 quota), against the least script", scripts["take"] / scripts["least"]),
+        ("Redis CPU of a take over 8 limits, against the least script", scripts["take, 8 limits"] / scripts["least"]),
+    ]
+    for title, ratio in rows:
+        print(f"{title:70} {'unknown' if ratio is None else f'{ratio:6.2f}'}")
+    print(f"{'bytes in Redis of a client with 2 buckets and 1 quota':70} {size:6}")
+    if options.json:
+        figures = {name: [[each.rate, each.cpu_us] for each in rounds] for name, rounds in http.items()}
+        options.json.write_text(
+            json.dumps({"ratios": dict(rows), "http": figures, "script_us": scripts, "bytes": size})
+        )
+    return 0
+
+
+def _ratio(figures: Mapping[str, Sequence[Figure]], of: Callable[[Figure], float | None]) -> float | None:
+    """The median of ours over the median of the bare app's."""
+    medians = []
+    for name in ("quotas /check", "bare ASGI app"):
+        values = [value for value in map(of, figures[name]) if value is not None]
+        if not values:
+            return None
+        medians.append(statistics.median(values))
+    return medians[0] / medians[1]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -45,15 +45,12 @@ class Identities:
         Raises CredentialError: a malformed key is answered like an unknown one, without asking the store.
         Raises StoreUnavailableError.
         """
-        subjects = self._subjects if tokens.looks_like_token(credential) else None
-        if subjects is None and not keys.is_well_formed(credential, self._brand):
-            raise CredentialError("invalid_credential")
         digest = keys.digest(credential, self._pepper)
         identity = self._known.get(digest)
         if identity is not None:
             self._known.move_to_end(digest)
         else:
-            identity = await (self._key(credential) if subjects is None else subjects.identity(credential, now_us))
+            identity = await self._load(credential, now_us)
             if identity.client.status is Status.ACTIVE:
                 self._remember(digest, identity)
         if identity.is_expired(now_us):
@@ -61,7 +58,11 @@ class Identities:
             raise CredentialError("expired_credential")
         return digest, identity
 
-    async def _key(self, credential: bytes) -> Identity:
+    async def _load(self, credential: bytes, now_us: int) -> Identity:
+        if self._subjects is not None and tokens.looks_like_token(credential):
+            return await self._subjects.identity(credential, now_us)
+        if not keys.is_well_formed(credential, self._brand):
+            raise CredentialError("invalid_credential")
         for pepper in (self._pepper, *self._previous_peppers):
             identity = await self._registry.identity(keys.digest(credential, pepper))
             if identity is not None:

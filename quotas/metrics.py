@@ -94,7 +94,10 @@ class Metrics:
         )
         build.labels(version("quotas")).set(1)
         self._clients: set[str] = set()
+        # Finding a series by its labels costs more than counting in it.
         self._children: dict[tuple[str, str, str], Callable[[], None]] = {}
+        self._adders: dict[tuple[str, str], Callable[[float], None]] = {}
+        self._observers: dict[str, Callable[[float], None]] = {}
 
     def check(self, client: str | None, plan: str, outcome: str, seconds: float) -> None:
         """Count one answer; `client` is a name from the registry, None when it is not known."""
@@ -108,11 +111,18 @@ class Metrics:
 
     def units(self, client: str, plan: str, cost: int) -> None:
         """Count the units of an allowed check."""
-        self._units.labels(self._label(client), plan).inc(cost)
+        key = (self._label(client), plan)
+        add = self._adders.get(key)
+        if add is None:
+            add = self._adders[key] = self._units.labels(*key).inc
+        add(cost)
 
     def store_seconds(self, script: str, seconds: float) -> None:
         """Observe one script call."""
-        self._store_seconds.labels(script).observe(seconds)
+        observe = self._observers.get(script)
+        if observe is None:
+            observe = self._observers[script] = self._store_seconds.labels(script).observe
+        observe(seconds)
 
     def store_error(self, kind: str) -> None:
         """Count a check that the store did not answer."""

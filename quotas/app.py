@@ -1,22 +1,15 @@
 """The composition root: settings and a plan file become running workers."""
 
 import logging
-import os
-import signal
-import socket
 import sys
-import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from types import FrameType
 
-import uvicorn
 from starlette.applications import Starlette
-from uvicorn.supervisors import Multiprocess
 
 from quotas import embedded, web
 from quotas.admin_operations import Admin
@@ -25,7 +18,7 @@ from quotas.checks import Checks
 from quotas.clients import Clients
 from quotas.configuration import ConfigFile, Fingerprint
 from quotas.directory import Directory
-from quotas.errors import ConfigError, Fault, StoreUnavailableError
+from quotas.errors import StoreUnavailableError
 from quotas.explaining import Explainer
 from quotas.identities import Identities
 from quotas.jwks import KeySets, read_decryption_keys
@@ -41,17 +34,11 @@ from quotas.store import Store, deadline
 from quotas.subjects import Subjects
 from quotas.web import Services
 
-KEEP_ALIVE_S = 80
-"""Longer than a gateway keeps an idle connection (75 s), so that it never sends into one that we just closed."""
-
 WARM_UP_TIMEOUT_S = 1.0
 """How long a starting worker waits for its store."""
 
 KEEP_TIMEOUT_S = 30.0
 """How long the clients of the configuration file may take to be created."""
-
-GRACE_S = 10
-"""How long a stopping worker waits for checks under way."""
 
 
 def clock() -> int:
@@ -224,93 +211,6 @@ async def keep_file_clients(settings: Settings, config: Config) -> None:
         url = settings.redis_url
         async with deadline(KEEP_TIMEOUT_S), open_operations(settings, url, config) as operations:
             await operations.clients.keep()
-
-
-def serve(  # noqa: PLR0913 # One parameter for each option of the command.
-    settings: Settings,
-    file: ConfigFile,
-    *,
-    host: str,
-    port: int,
-    workers: int,
-    announce: Callable[[str, Config], None],
-) -> None:
-    """Serve until SIGINT or SIGTERM. `settings` names the store; port 0 takes any free one.
-
-    `announce` is called with the base URL before the first worker starts: connections already queue then.
-    Raises ConfigError when the file cannot be used or the address cannot be listened on.
-    """
-    set_up_logging(settings.log_level)
-    known = file.fingerprint()
-    config = file.read()
-    check_secrets(config)
-    with ExitStack() as stack:
-        listener = stack.enter_context(_listen(host, port))
-        listeners = [listener]
-        if settings.admin_token and settings.admin_port is not None:
-            listeners.append(stack.enter_context(_listen(host, settings.admin_port)))
-        folder = None
-        if workers > 1:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="quotas-metrics-")))
-            os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)  # For the workers: they are started from here.
-        worker = Worker(settings, file, known, config, folder, os.getpid() if workers > 1 else None)
-        signal.signal(signal.SIGTERM, _leave)
-        announce(_base_url(listener), config)
-        server = _server_config(worker, workers)
-        if workers > 1:
-            Supervisor(server, sockets=listeners).run()
-        else:
-            uvicorn.Server(server).run(sockets=listeners)
-
-
-class Supervisor(Multiprocess):
-    """Runs the workers; SIGHUP goes on to them, and they read the configuration again without a pause."""
-
-    def handle_hup(self) -> None:
-        """Pass SIGHUP on."""
-        for process in self.processes:
-            if process.pid is not None:
-                os.kill(process.pid, signal.SIGHUP)
-
-
-def _server_config(worker: Worker, workers: int) -> uvicorn.Config:
-    """Access logs are off: they would hold query strings, and a query string can hold a credential."""
-    return uvicorn.Config(
-        worker,
-        factory=True,
-        workers=workers,
-        loop="uvloop",
-        http="httptools",
-        ws="none",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=GRACE_S,
-    )
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        listener = socket.create_server((host, port), family=family, backlog=2048)
-    except (OSError, OverflowError) as error:
-        fault = Fault("--host, --port", f"cannot listen on {host} port {port}: {error}")
-        raise ConfigError("command line", [fault]) from error
-    listener.set_inheritable(True)
-    return listener
-
-
-def _base_url(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-def _leave(_: int, __: FrameType | None) -> None:
-    """SIGTERM unwinds the stack, so that the private Valkey is stopped and its files are put in order."""
-    raise SystemExit(0)
 
 
 def set_up_logging(level: str) -> None:

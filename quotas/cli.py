@@ -27,6 +27,7 @@ from quotas.errors import (
 from quotas.logs import LogError
 from quotas.plans import Config
 from quotas.scripts import Refunded
+from quotas.serving import serve as serve_workers
 from quotas.terminal import AsJson, ConfigFile, err, out
 
 DEMO_CLIENT = "demo"
@@ -87,7 +88,7 @@ def serve(
             sys.stdout.flush()
 
         try:
-            composition.serve(serving, file, host=host, port=port, workers=workers, announce=announce)
+            serve_workers(serving, file, host=host, port=port, workers=workers, announce=announce)
         except KeyboardInterrupt:
             raise typer.Exit(0) from None
 

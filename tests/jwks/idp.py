@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from quotas.fetching import Answer, FetchError
 from quotas.issuers import Issuer, JwksUrl, KeySource
-from quotas.jwks import Answer, FetchError
 
 ISS = "https://id.example.com"
 URL = "https://id.example.com/jwks"

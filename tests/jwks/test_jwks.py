@@ -15,17 +15,9 @@ from typing import Any, Never
 import pytest
 
 from quotas.errors import ConfigError, CredentialError, Fault
+from quotas.fetching import MAX_BYTES, Answer, Fetcher, FetchError
 from quotas.issuers import DecryptionKeySource, Discovery, Issuer, JwksFile, JwksUrl, KeySet, SharedSecret
-from quotas.jwks import (
-    MAX_BYTES,
-    Answer,
-    Fetcher,
-    FetchError,
-    KeySets,
-    KeysUnavailable,
-    NoSuchKey,
-    read_decryption_keys,
-)
+from quotas.jwks import KeySets, KeysUnavailable, NoSuchKey, read_decryption_keys
 from quotas.tokens import UnknownKey, Verified, verify
 
 from .idp import (

@@ -1,0 +1,112 @@
+"""`quotas serve` as processes: one listening socket, one worker or several, and what ends them."""
+
+import os
+import signal
+import socket
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+from uvicorn.supervisors import Multiprocess
+
+from quotas.app import Worker, check_secrets, set_up_logging
+from quotas.configuration import ConfigFile
+from quotas.errors import ConfigError, Fault
+from quotas.plans import Config
+from quotas.settings import Settings
+
+KEEP_ALIVE_S = 80
+"""Longer than a gateway keeps an idle connection (75 s), so that it never sends into one that we just closed."""
+
+GRACE_S = 10
+"""How long a stopping worker waits for checks under way."""
+
+
+def serve(  # noqa: PLR0913 # One parameter for each option of the command.
+    settings: Settings,
+    file: ConfigFile,
+    *,
+    host: str,
+    port: int,
+    workers: int,
+    announce: Callable[[str, Config], None],
+) -> None:
+    """Serve until SIGINT or SIGTERM. `settings` names the store; port 0 takes any free one.
+
+    `announce` is called with the base URL before the first worker starts: connections already queue then.
+    Raises ConfigError when the file cannot be used or the address cannot be listened on.
+    """
+    set_up_logging(settings.log_level)
+    known = file.fingerprint()
+    config = file.read()
+    check_secrets(config)
+    with ExitStack() as stack:
+        listener = stack.enter_context(_listen(host, port))
+        listeners = [listener]
+        if settings.admin_token and settings.admin_port is not None:
+            listeners.append(stack.enter_context(_listen(host, settings.admin_port)))
+        folder = None
+        if workers > 1:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="quotas-metrics-")))
+            os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)  # For the workers: they are started from here.
+        worker = Worker(settings, file, known, config, folder, os.getpid() if workers > 1 else None)
+        signal.signal(signal.SIGTERM, _leave)
+        announce(_base_url(listener), config)
+        server = _server_config(worker, workers)
+        if workers > 1:
+            Supervisor(server, sockets=listeners).run()
+        else:
+            uvicorn.Server(server).run(sockets=listeners)
+
+
+class Supervisor(Multiprocess):
+    """Runs the workers; SIGHUP goes on to them, and they read the configuration again without a pause."""
+
+    def handle_hup(self) -> None:
+        """Pass SIGHUP on."""
+        for process in self.processes:
+            if process.pid is not None:
+                os.kill(process.pid, signal.SIGHUP)
+
+
+def _server_config(worker: Worker, workers: int) -> uvicorn.Config:
+    """Access logs are off: they would hold query strings, and a query string can hold a credential."""
+    return uvicorn.Config(
+        worker,
+        factory=True,
+        workers=workers,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=GRACE_S,
+    )
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listener = socket.create_server((host, port), family=family, backlog=2048)
+    except (OSError, OverflowError) as error:
+        fault = Fault("--host, --port", f"cannot listen on {host} port {port}: {error}")
+        raise ConfigError("command line", [fault]) from error
+    listener.set_inheritable(True)
+    return listener
+
+
+def _base_url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _leave(_: int, __: FrameType | None) -> None:
+    """SIGTERM unwinds the stack, so that the private Valkey is stopped and its files are put in order."""
+    raise SystemExit(0)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from quotas import keys
 from quotas.errors import ConflictError, NotFoundError
 from quotas.keys import Environment
-from quotas.overrides import Override, written
+from quotas.overrides import Override, names, written
 from quotas.plans import MAX_CLIENT_NAME, Config, is_client_name
 from quotas.registry import Client, Key, Registry, Status
 
@@ -86,7 +86,7 @@ class Clients:
     async def unset_limit(self, name: str, limit: str) -> Client:
         """Give a client its plan's limit back."""
         client = await self.get(name)
-        if limit not in client.overrides.split("\n")[::2]:
+        if limit not in names(client.overrides):
             raise NotFoundError(f"the client {name!r} has no limit {limit!r} of its own")
         return await self._own_limit(client, limit, "")
 

@@ -62,12 +62,21 @@ def load(text: str) -> Mapping[str, Override]:
 
     What this version cannot read is left out: a field of a later one, a time zone that is gone.
     """
-    lines = text.split("\n")
     found: dict[str, Override] = {}
-    for name, dumped in zip(lines[::2], lines[1::2], strict=False):
+    for name, dumped in zip(names(text), text.split("\n")[1::2], strict=False):
         with suppress(ValidationError):
             found[name] = Override.model_validate_json(dumped)
     return found
+
+
+def names(text: str) -> list[str]:
+    """The limits that such text is about, also where it cannot be read."""
+    return text.split("\n")[:-1:2]
+
+
+def joined(dumped: Mapping[str, str]) -> str:
+    """The text that `load` reads, of overrides that are `written` already."""
+    return "".join(f"{name}\n{each}\n" for name, each in dumped.items())
 
 
 def written(override: Override) -> str:
@@ -77,7 +86,7 @@ def written(override: Override) -> str:
 
 def dump(overrides: Mapping[str, Override]) -> str:
     """The text that `load` reads."""
-    return "".join(f"{name}\n{written(override)}\n" for name, override in overrides.items())
+    return joined({name: written(override) for name, override in overrides.items()})
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from quotas import keys
+from quotas import keys, overrides
 from quotas.errors import ConflictError
 from quotas.scripts import AMEND, ENROL, key_state_key, record_key, state_key
 from quotas.store import Store
@@ -108,14 +108,13 @@ class Registry:
         """A new client with an id of its own. Raises ConflictError when the name is taken."""
         client_id = keys.new_id("cl")
         while not await self._store.call("HSETNX", _CLIENTS, name, client_id):
-            client_id = (await self._store.call("HGET", _CLIENTS, name) or b"").decode()
+            client_id = await self._holder(name)
             if not client_id.startswith(_LEAVING):
                 break  # Somebody's: made, or half made and then finished below.
             await self._remove(name, client_id.removeprefix(_LEAVING))
             client_id = keys.new_id("cl")
         client = Client(client_id, name, plan, Status.ACTIVE, 1, now_us)
-        words = ("name", name, "plan", plan, "status", client.status.value, "created_at_us", now_us)
-        if not await self._store.run(ENROL, (record_key(client_id),), (*words, "generation", client.generation)):
+        if not await self._enrol(client):
             raise ConflictError(f"the client {name!r} exists already")
         return client
 
@@ -131,18 +130,17 @@ class Registry:
         if client is not None or plan is None:
             return client
         for name in names:
-            holder = (await self._store.call("HGET", _CLIENTS, name) or b"").decode()
+            holder = await self._holder(name)
             if holder == _LEAVING + client_id:
                 await self._remove(name, client_id)
             if holder == client_id or await self._store.call("HSETNX", _CLIENTS, name, client_id):
-                words = ("name", name, "plan", plan, "status", Status.ACTIVE.value, "created_at_us", now_us)
-                await self._store.run(ENROL, (record_key(client_id),), (*words, "generation", now_us))
+                await self._enrol(Client(client_id, name, plan, Status.ACTIVE, now_us, now_us))
                 return await self._load_client(client_id)
         raise ConflictError("both names of a token's client are taken")
 
     async def client(self, name: str) -> Client | None:
         """The client of this exact name, or None."""
-        client_id = (await self._store.call("HGET", _CLIENTS, name) or b"").decode()
+        client_id = await self._holder(name)
         return await self._load_client(client_id) if client_id and not client_id.startswith(_LEAVING) else None
 
     async def clients(self) -> AsyncIterator[Client]:
@@ -163,7 +161,7 @@ class Registry:
 
     async def delete_client(self, name: str) -> bool:
         """Remove a client, its keys and what it has spent; False when there is none. Can be asked again."""
-        client_id = (await self._store.call("HGET", _CLIENTS, name) or b"").decode()
+        client_id = await self._holder(name)
         if not client_id:
             return False
         await self._remove(name, client_id.removeprefix(_LEAVING))
@@ -196,10 +194,10 @@ class Registry:
 
     async def key(self, key_id: str) -> tuple[Key, Client] | None:
         """The key of this id and its client, or None."""
-        place = await self._store.call("HGET", _KEYS, key_id)
+        place = await self._place(key_id)
         if place is None:
             return None
-        client_id, digest = place.decode().split()
+        client_id, digest = place
         key, client = await self._load_key(digest), await self._load_client(client_id)
         return None if key is None or client is None else (key, client)
 
@@ -212,21 +210,21 @@ class Registry:
 
     async def expire_key(self, key_id: str, expires_at_us: int) -> bool:
         """Have a key end at an instant, or earlier if it does already; False when there is none. Can be asked again."""
-        place = await self._store.call("HGET", _KEYS, key_id)
-        key = None if place is None else await self._load_key(place.decode().split()[1])
-        if key is None:
+        place = await self._place(key_id)
+        key = None if place is None else await self._load_key(place[1])
+        if place is None or key is None:
             return False
         if key.expires_at_us is None or expires_at_us < key.expires_at_us:
-            await self._store.call("HSET", _key(place.decode().split()[1]), "expires_at_us", expires_at_us)
+            await self._store.call("HSET", _key(place[1]), "expires_at_us", expires_at_us)
         await self.amend(key.client_id)
         return True
 
     async def delete_key(self, key_id: str) -> bool:
         """Remove a key; False when there is none. When this returns no worker lets it pass. Can be asked again."""
-        place = await self._store.call("HGET", _KEYS, key_id)
+        place = await self._place(key_id)
         if place is None:
             return False
-        client_id, digest = place.decode().split()
+        client_id, digest = place
         await self._store.call("DEL", _key(digest))
         await self.amend(client_id)
         await self._store.call("DEL", key_state_key(client_id, key_id))
@@ -248,6 +246,24 @@ class Registry:
             return None
         return Identity.of_key(key, client)
 
+    async def _holder(self, name: str) -> str:
+        """The id of the client of this name, marked while it is deleted; empty for none."""
+        return str((await self._store.call("HGET", _CLIENTS, name) or b"").decode())
+
+    async def _place(self, key_id: str) -> tuple[str, str] | None:
+        """Where a key is: its client's id, and its digest."""
+        place = await self._store.call("HGET", _KEYS, key_id)
+        if place is None:
+            return None
+        client_id, digest = place.decode().split()
+        return client_id, digest
+
+    async def _enrol(self, client: Client) -> bool:
+        """Write the record of a client that has no limits of its own, unless there is one."""
+        words = ("name", client.name, "plan", client.plan, "status", client.status.value)
+        dates = ("created_at_us", client.created_at_us, "generation", client.generation)
+        return bool(await self._store.run(ENROL, (record_key(client.id),), (*words, *dates)))
+
     async def _load_client(self, client_id: str) -> Client | None:
         words = [word.decode() for word in await self._store.call("HGETALL", record_key(client_id))]
         record = dict(zip(words[::2], words[1::2], strict=True))
@@ -255,8 +271,8 @@ class Registry:
             return None
         name, plan, status, generation, created_at_us = (record[field] for field in _CLIENT_FIELDS)
         own = {field.removeprefix(_LIMIT): value for field, value in record.items() if field.startswith(_LIMIT)}
-        overrides = "".join(f"{name}\n{value}\n" for name, value in sorted(own.items()) if value)
-        return Client(client_id, name, plan, Status(status), int(generation), int(created_at_us), overrides)
+        text = overrides.joined({name: value for name, value in sorted(own.items()) if value})
+        return Client(client_id, name, plan, Status(status), int(generation), int(created_at_us), text)
 
     async def _load_key(self, digest: str) -> Key | None:
         values: list[Any] = await self._store.call("HMGET", _key(digest), *_KEY_FIELDS)

@@ -60,7 +60,7 @@ class Reloader:
         self._shelf = shelf
         self._refused = False
         self._asked = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._watching: asyncio.Task[None] | None = None
         self._adopting: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -74,11 +74,11 @@ class Reloader:
         except StoreUnavailableError:
             self._start_adopting(0)
         await self._look()
-        self._tasks.append(loop.create_task(self._watch(), name="quotas-reload"))
+        self._watching = loop.create_task(self._watch(), name="quotas-reload")
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for task in (*self._tasks, self._adopting):
+        for task in (self._watching, self._adopting):
             if task is not None:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):

@@ -128,7 +128,7 @@ def _listens(port: int) -> bool:
 
 async def _keys(url: str, settings: Settings) -> list[str]:
     config = plans.parse(PLANS, "bench")
-    async with app.open_operations(settings, url, config) as services:
+    async with app.open_operations(settings, url, config, actor="bench") as services:
         made = []
         for number in range(CLIENTS):
             await services.clients.create(f"bench-{number}", "bench")

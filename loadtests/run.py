@@ -99,7 +99,7 @@ def create_clients(own: Settings, config: Config) -> Keys:
     """
 
     async def create(url: str) -> Keys:
-        async with app.open_operations(own, url, config) as operations:
+        async with app.open_operations(own, url, config, actor="load") as operations:
             clients = operations.clients
             keys: dict[str, dict[str, str]] = {}
             for group, size in GROUPS.items():

@@ -36,7 +36,6 @@ PREFIX = "/admin/v1"
 TIMEOUT_S = 10.0
 """How long one call may take: deleting a client asks the store several times for each key."""
 
-AUDIT_TIMEOUT_S = 1.0
 _MAX_PARAMETERS = 10
 _MAX_IDEMPOTENCY_KEY = 256
 _CHALLENGE = 'Bearer realm="quotas admin"'
@@ -130,7 +129,7 @@ async def _answer(request: Request, admin: Admin, actor: str) -> Answer:
             _log.warning(unknown, operation.method, operation.path, actor, error.kind)
         raise
     finally:
-        await _audit(call)
+        await call.admin.audit.record_all(call.actor, call.changes)
 
 
 def _actor(request: Request, tokens: AdminTokens) -> str:
@@ -188,13 +187,3 @@ def _idempotency_key(request: Request, operation: Operation) -> str | None:
     if len(sent) > 1 or not all(1 <= len(key) <= _MAX_IDEMPOTENCY_KEY for key in sent):
         raise HTTPException(400, f"Idempotency-Key is sent once and has 1 to {_MAX_IDEMPOTENCY_KEY} characters.")
     return sent[0] if sent else None
-
-
-async def _audit(call: Call) -> None:
-    for action, target, details in call.changes:
-        try:
-            async with deadline(AUDIT_TIMEOUT_S):
-                await call.admin.audit.record(call.actor, action, target, details)
-        except StoreUnavailableError as error:
-            lacking = "%s of %r by %s was done; the audit log may not say so: %s"
-            _log.warning(lacking, action, target, call.actor, error.kind)

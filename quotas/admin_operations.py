@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from http import HTTPStatus
 
-from quotas.audit import Audit, Details
+from quotas.audit import Audit, Change, Told
 from quotas.bodies import (
     AuditQuery,
     ClientBody,
@@ -28,7 +28,6 @@ from quotas.bodies import (
     NewClient,
     NewKey,
     Rotation,
-    told,
 )
 from quotas.clients import Clients
 from quotas.directory import Directory, Receipt
@@ -43,7 +42,7 @@ _log = logging.getLogger(__name__)
 class Admin:
     """What the API works with; `clients` is made for each call, because plans change while a worker lives."""
 
-    clients: Callable[[], Clients]
+    clients: Callable[[Told], Clients]
     directory: Directory
     audit: Audit
 
@@ -56,16 +55,12 @@ class Call:
     actor: str
     names: Mapping[str, str]
     idempotency_key: str | None
-    changes: list[tuple[str, str, Details]] = field(default_factory=list)
+    changes: list[Change] = field(default_factory=list)
 
     @property
     def clients(self) -> Clients:
-        """What is done with clients and keys, on the plans of now."""
-        return self.admin.clients()
-
-    def did(self, action: str, target: str, **details: str | int | None) -> None:
-        """Note a change that has been made; it is audited when the call is over, however it ends."""
-        self.changes.append((action, target, details))
+        """What is done with clients and keys, on the plans of now; its changes are audited when the call is over."""
+        return self.admin.clients(self.changes.append)
 
 
 async def create_client(call: Call, asked: NewClient) -> Answer:
@@ -80,7 +75,6 @@ async def create_client(call: Call, asked: NewClient) -> Answer:
         if client.plan != asked.plan:
             raise
         return HTTPStatus.OK, ClientBody.of(client)
-    call.did("client.create", client.name, id=client.id, plan=client.plan)
     return HTTPStatus.CREATED, ClientBody.of(client)
 
 
@@ -99,35 +93,28 @@ async def change_client(call: Call, asked: ClientChange) -> Answer:
     name, clients = call.names["name"], call.clients
     if asked.plan is not None:
         client = await clients.set_plan(name, asked.plan)
-        call.did("client.set_plan", name, plan=asked.plan)
     if asked.status is Status.SUSPENDED:
         client = await clients.suspend(name)
-        call.did("client.suspend", name)
     elif asked.status is Status.ACTIVE:
         client = await clients.resume(name)
-        call.did("client.resume", name)
     return HTTPStatus.OK, ClientBody.of(client)
 
 
 async def delete_client(call: Call, _: None) -> Answer:
     """Delete a client, its keys and what it has spent."""
     await call.clients.delete(call.names["name"])
-    call.did("client.delete", call.names["name"])
     return HTTPStatus.NO_CONTENT, None
 
 
 async def set_limit(call: Call, asked: LimitChange) -> Answer:
     """Give a client a limit of its own in place of its plan's, from its next check on."""
-    override = asked.to_domain()
-    client = await call.clients.set_limit(call.names["name"], call.names["limit"], override)
-    call.did("limit.set", client.name, limit=call.names["limit"], **told(override))
+    client = await call.clients.set_limit(call.names["name"], call.names["limit"], asked.to_domain())
     return HTTPStatus.OK, ClientBody.of(client)
 
 
 async def unset_limit(call: Call, _: None) -> Answer:
     """Give a client its plan's limit back."""
     await call.clients.unset_limit(call.names["name"], call.names["limit"])
-    call.did("limit.unset", call.names["name"], limit=call.names["limit"])
     return HTTPStatus.NO_CONTENT, None
 
 
@@ -156,10 +143,7 @@ async def _issue_key(call: Call, asked: NewKey) -> tuple[HTTPStatus, IssuedKeyBo
     issued = await call.clients.issue_key(
         asked.client, name=asked.name, environment=asked.environment, expires_at_us=asked.expires_at
     )
-    body = IssuedKeyBody.issued(issued, asked.client)
-    details = {"client": asked.client, "name": asked.name, "environment": asked.environment.value}
-    call.did("key.create", body.id, **details, expires_at=body.expires_at)
-    return HTTPStatus.CREATED, body
+    return HTTPStatus.CREATED, IssuedKeyBody.issued(issued, asked.client)
 
 
 async def _issued_before(call: Call, receipt: Receipt, request: str) -> Answer:
@@ -193,17 +177,12 @@ async def show_key(call: Call, _: None) -> Answer:
 async def rotate_key(call: Call, asked: Rotation) -> Answer:
     """Replace a key; the answer alone holds the new credential, and the old one goes on for the grace time."""
     issued, client = await call.clients.rotate_key(call.names["id"], asked.grace_seconds)
-    body = IssuedKeyBody.issued(issued, client.name)
-    call.did("key.rotate", call.names["id"], client=client.name, new=body.id, grace_seconds=asked.grace_seconds)
-    return HTTPStatus.CREATED, body
+    return HTTPStatus.CREATED, IssuedKeyBody.issued(issued, client.name)
 
 
 async def revoke_key(call: Call, _: None) -> Answer:
     """Revoke a key: no check that starts after the answer passes with it."""
-    key_id = call.names["id"]
-    found = await call.admin.directory.key(key_id)  # None as well when an earlier revocation broke off.
-    await call.clients.revoke_key(key_id)
-    call.did("key.revoke", key_id, client=None if found is None else found[1].name)
+    await call.clients.revoke_key(call.names["id"])
     return HTTPStatus.NO_CONTENT, None
 
 

@@ -13,7 +13,7 @@ from starlette.applications import Starlette
 
 from quotas import embedded, web
 from quotas.admin_operations import Admin
-from quotas.audit import Audit
+from quotas.audit import Audit, Change, Told
 from quotas.checks import Checks
 from quotas.clients import Clients
 from quotas.configuration import ConfigFile, Fingerprint
@@ -36,6 +36,9 @@ from quotas.web import Services
 
 WARM_UP_TIMEOUT_S = 1.0
 """How long a starting worker waits for its store."""
+
+FILE_ACTOR = "file:"
+"""Who changes what the configuration file keeps, in the audit log. No admin token's name has a colon."""
 
 KEEP_TIMEOUT_S = 30.0
 """How long the clients of the configuration file may take to be created."""
@@ -78,20 +81,28 @@ class Operations:
 
 
 @asynccontextmanager
-async def open_operations(settings: Settings, url: str, config: Config) -> AsyncIterator[Operations]:
-    """The operator's view of clients, keys and what they have spent, on the store at `url`."""
+async def open_operations(settings: Settings, url: str, config: Config, *, actor: str) -> AsyncIterator[Operations]:
+    """The operator's view of clients, keys and what they have spent, on the store at `url`.
+
+    What is changed is audited at the end, as done by `actor`.
+    """
     async with Store(url) as store, _key_sets() as key_sets:
         registry = Registry(store)
         planbook = Planbook(config)
         subjects = _subjects(registry, key_sets)
         subjects.use(config)
         identities = _identities(settings, registry, subjects)
-        yield Operations(
-            _clients(settings, registry, config),
-            Refunds(store=store, registry=registry, planbook=planbook, clock=clock),
-            Explainer(store=store, identities=identities, planbook=planbook, clock=clock),
-            Audit(store),
-        )
+        changes: list[Change] = []
+        audit = Audit(store)
+        try:
+            yield Operations(
+                _clients(settings, registry, config, changes.append),
+                Refunds(store=store, registry=registry, planbook=planbook, clock=clock),
+                Explainer(store=store, identities=identities, planbook=planbook, clock=clock),
+                audit,
+            )
+        finally:
+            await audit.record_all(actor, changes)
 
 
 def check_secrets(config: Config) -> None:
@@ -118,8 +129,10 @@ def _identities(settings: Settings, registry: Registry, subjects: Subjects) -> I
     )
 
 
-def _clients(settings: Settings, registry: Registry, config: Config) -> Clients:
-    return Clients(registry, config=config, brand=settings.key_brand, pepper=settings.key_pepper, clock=clock)
+def _clients(settings: Settings, registry: Registry, config: Config, heard: Told) -> Clients:
+    return Clients(
+        registry, config=config, brand=settings.key_brand, pepper=settings.key_pepper, clock=clock, heard=heard
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +207,11 @@ class Worker:
 
 def _admin(settings: Settings, store: Store, planbook: Planbook) -> Admin:
     registry = Registry(store)
-    return Admin(lambda: _clients(settings, registry, planbook.config), Directory(store, registry), Audit(store))
+
+    def clients(heard: Told) -> Clients:
+        return _clients(settings, registry, planbook.config, heard)
+
+    return Admin(clients, Directory(store, registry), Audit(store))
 
 
 async def warm_up(store: Store) -> None:
@@ -209,7 +226,7 @@ async def keep_file_clients(settings: Settings, config: Config) -> None:
     assert settings.redis_url is not None, "a service is told where its store is"
     if config.clients:
         url = settings.redis_url
-        async with deadline(KEEP_TIMEOUT_S), open_operations(settings, url, config) as operations:
+        async with deadline(KEEP_TIMEOUT_S), open_operations(settings, url, config, actor=FILE_ACTOR) as operations:
             await operations.clients.keep()
 
 

@@ -8,14 +8,16 @@ details {"client":"acme"}` is answered with `1763999999123-0`, which is shown as
 An entry never holds a credential or its digest: it names keys by id. Nothing here changes or removes an entry.
 """
 
+import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import orjson
 
 from quotas import instants
-from quotas.store import Store
+from quotas.errors import StoreUnavailableError
+from quotas.store import Store, deadline
 
 STREAM = "q1:audit"
 MAX_ENTRIES = 100_000
@@ -24,10 +26,27 @@ MAX_ENTRIES = 100_000
 MAX_DETAILS = 4096
 """Bytes of an entry's details as JSON. Callers bound what they tell; a larger one is a broken invariant."""
 
+RECORD_TIMEOUT_S = 1.0
+"""How long the entry of one change may take to be written."""
+
+_log = logging.getLogger(__name__)
 _ID = re.compile(r"([0-9]{1,20})-([0-9]{1,20})", re.ASCII)
 _END = 1 << 64
 
 Details = Mapping[str, str | int | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One change that was made: `action`, such as `key.revoke`, to `target`."""
+
+    action: str
+    target: str
+    details: Details
+
+
+Told = Callable[[Change], None]
+"""Who hears of changes as they are made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +73,16 @@ class Audit:
         assert len(told) <= MAX_DETAILS, "details are a few short words"
         words = ("actor", actor, "action", action, "target", target, "details", told)
         await self._store.call("XADD", STREAM, "MAXLEN", "~", MAX_ENTRIES, "*", *words)
+
+    async def record_all(self, actor: str, changes: Iterable[Change]) -> None:
+        """Append changes that stand, whether or not they can be recorded: a log line says what the log lacks."""
+        for change in changes:
+            try:
+                async with deadline(RECORD_TIMEOUT_S):
+                    await self.record(actor, change.action, change.target, change.details)
+            except StoreUnavailableError as error:
+                lacking = "%s of %r by %s was done; the audit log may not say so: %s"
+                _log.warning(lacking, change.action, change.target, actor, error.kind)
 
     async def entries(self, before: str | None = None, limit: int = 100) -> list[Entry]:
         """The newest entries first, at most `limit`; only those older than the entry `before`, an `is_id`."""

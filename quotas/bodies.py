@@ -158,14 +158,8 @@ class ClientBody(BaseModel):
             status=client.status,
             id=client.id,
             created_at=instants.show(client.created_at_us),
-            limits={limit: told(override) for limit, override in overrides.load(client.overrides).items()},
+            limits={limit: overrides.told(own) for limit, own in overrides.load(client.overrides).items()},
         )
-
-
-def told(override: Override) -> dict[str, str | int]:
-    """An override with the names that requests use; what is as in the plan is left out."""
-    different: dict[str, str | int] = override.model_dump(exclude={"until_us"}, exclude_none=True)
-    return different if override.until_us is None else {**different, "until": instants.show(override.until_us)}
 
 
 class ClientsBody(BaseModel):

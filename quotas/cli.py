@@ -159,7 +159,7 @@ def show_audit(
     before: Annotated[str | None, typer.Option(help="Only entries older than the one of this id.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List who changed what through the admin API, newest first."""
+    """List who changed what, newest first: an admin token by its name, or `cli:` and a user, or `file:`."""
     if before is not None and not audit.is_id(before):
         raise typer.BadParameter(f"{before!r} is no entry's id, as listed")
     entries = terminal.with_operations(lambda services: services.audit.entries(before, limit))

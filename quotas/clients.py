@@ -3,10 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from quotas import keys
+from quotas import instants, keys
+from quotas.audit import Change, Told
 from quotas.errors import ConflictError, NotFoundError
 from quotas.keys import Environment
-from quotas.overrides import Override, names, written
+from quotas.overrides import Override, names, told, written
 from quotas.plans import MAX_CLIENT_NAME, Config, is_client_name
 from quotas.registry import Client, Key, Registry, Status
 
@@ -24,11 +25,13 @@ class IssuedKey:
 class Clients:
     """Clients and their keys. Every method can raise StoreUnavailableError.
 
+    `heard` is told of every change once it has been made, also when a later step of the same call fails.
+
     A method that names a client or a key raises NotFoundError when there is none, and what is against the
     registry's present state raises ConflictError.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 # The composition root names each part once.
         self,
         registry: Registry,
         *,
@@ -36,19 +39,23 @@ class Clients:
         brand: str,
         pepper: bytes | None,
         clock: Callable[[], int],
+        heard: Told = lambda _: None,
     ) -> None:
         self._registry = registry
         self._config = config
         self._brand = brand
         self._pepper = pepper
         self._clock = clock
+        self._heard = heard
 
     async def create(self, name: str, plan: str) -> Client:
         """A new client; its name is 1 to 128 printable characters and compared exactly."""
         if not is_client_name(name):
             raise ConflictError(f"a client's name has 1 to {MAX_CLIENT_NAME} printable characters")
         self._known_plan(plan)
-        return await self._registry.create_client(name, plan, self._clock())
+        client = await self._registry.create_client(name, plan, self._clock())
+        self._did("client.create", name, id=client.id, plan=plan)
+        return client
 
     async def get(self, name: str) -> Client:
         """The client of this exact name."""
@@ -66,7 +73,7 @@ class Clients:
         self._known_plan(plan)
         if self._config.clients.get(name, plan) != plan:
             raise ConflictError(f"the configuration file keeps the client {name!r}, and its plan; change it there")
-        return await self._amend(name, plan=plan)
+        return await self._amend(Change("client.set_plan", name, {"plan": plan}), plan=plan)
 
     async def set_limit(self, name: str, limit: str, override: Override) -> Client:
         """Give a client a limit of its own in place of its plan's, from its next check on."""
@@ -81,14 +88,15 @@ class Clients:
             override.applied(known[limit])
         except ValueError as error:
             raise ConflictError(f"the limit {limit!r} cannot be this: {error}") from error
-        return await self._own_limit(client, limit, written(override))
+        change = Change("limit.set", name, {"limit": limit, **told(override)})
+        return await self._own_limit(client, limit, written(override), change)
 
     async def unset_limit(self, name: str, limit: str) -> Client:
         """Give a client its plan's limit back."""
         client = await self.get(name)
         if limit not in names(client.overrides):
             raise NotFoundError(f"the client {name!r} has no limit {limit!r} of its own")
-        return await self._own_limit(client, limit, "")
+        return await self._own_limit(client, limit, "", Change("limit.unset", name, {"limit": limit}))
 
     async def keep(self) -> None:
         """Have the clients of the configuration file: create what is missing, move what differs."""
@@ -104,16 +112,17 @@ class Clients:
 
     async def suspend(self, name: str) -> Client:
         """Refuse every check of a client until it is resumed; its keys and what it has spent stay."""
-        return await self._amend(name, status=Status.SUSPENDED.value)
+        return await self._amend(Change("client.suspend", name, {}), status=Status.SUSPENDED.value)
 
     async def resume(self, name: str) -> Client:
         """Let a suspended client pass again."""
-        return await self._amend(name, status=Status.ACTIVE.value)
+        return await self._amend(Change("client.resume", name, {}), status=Status.ACTIVE.value)
 
     async def delete(self, name: str) -> None:
         """Remove a client, its keys and what it has spent; a new client of the same name is another one."""
         if not is_client_name(name) or not await self._registry.delete_client(name):
             raise NotFoundError(f"there is no client {name!r}; `quotas clients list` shows all")
+        self._did("client.delete", name)
 
     async def issue_key(
         self,
@@ -124,6 +133,15 @@ class Clients:
         expires_at_us: int | None = None,
     ) -> IssuedKey:
         """A new key of a client. `expires_at_us` is the first instant at which it is too old; None is never."""
+        issued = await self._issue(client_name, name, environment, expires_at_us)
+        expires_at = None if expires_at_us is None else instants.show(expires_at_us)
+        details = {"client": client_name, "name": name, "environment": environment.value, "expires_at": expires_at}
+        self._did("key.create", issued.key.id, **details)
+        return issued
+
+    async def _issue(
+        self, client_name: str, name: str, environment: Environment, expires_at_us: int | None
+    ) -> IssuedKey:
         now_us = self._clock()
         if len(name) > MAX_KEY_NAME or not (name == "" or name.isprintable()):
             raise ConflictError(f"a key's name has at most {MAX_KEY_NAME} printable characters")
@@ -152,15 +170,19 @@ class Clients:
         if found is None or found[0].is_expired(now_us):
             raise NotFoundError(f"there is no valid key {key_id!r}; `quotas keys list --client NAME` shows a client's")
         old, client = found
-        issued = await self.issue_key(client.name, name=old.name, environment=old.environment)
+        issued = await self._issue(client.name, old.name, old.environment, None)
+        self._did("key.rotate", key_id, client=client.name, new=issued.key.id, grace_seconds=grace_s)
         if not await self._registry.expire_key(key_id, now_us + grace_s * 1_000_000):
             raise ConflictError(f"the key {key_id!r} was revoked meanwhile; the new key {issued.key.id} is valid")
         return issued, client
 
     async def revoke_key(self, key_id: str) -> None:
         """Remove a key; when this returns, no check that starts afterwards passes with it."""
+        found = await self._registry.key(key_id) if key_id.isascii() else None
+        # A revocation that broke off may have left an index alone, with nothing to find and something to remove.
         if not key_id.isascii() or not await self._registry.delete_key(key_id):
             raise NotFoundError(f"there is no key {key_id!r}; `quotas keys list --client NAME` shows a client's")
+        self._did("key.revoke", key_id, client=None if found is None else found[1].name)
 
     async def demo_key(self, name: str, plan: str, lifetime_us: int) -> IssuedKey:
         """A fresh key of the demonstration client, which is made if need be; its expired keys are removed."""
@@ -173,16 +195,21 @@ class Clients:
                 await self.revoke_key(key.id)
         return await self.issue_key(name, name="demo", expires_at_us=now_us + lifetime_us)
 
-    async def _amend(self, name: str, **changes: str) -> Client:
-        client = await self.get(name)
-        if not await self._registry.amend(client.id, **changes):
-            raise NotFoundError(f"the client {name!r} was deleted meanwhile")
-        return await self.get(name)
+    async def _amend(self, change: Change, **fields: str) -> Client:
+        client = await self.get(change.target)
+        if not await self._registry.amend(client.id, **fields):
+            raise NotFoundError(f"the client {client.name!r} was deleted meanwhile")
+        self._heard(change)
+        return await self.get(client.name)
 
-    async def _own_limit(self, client: Client, limit: str, override: str) -> Client:
+    async def _own_limit(self, client: Client, limit: str, override: str, change: Change) -> Client:
         if not await self._registry.set_limit(client.id, limit, override):
             raise NotFoundError(f"the client {client.name!r} was deleted meanwhile")
+        self._heard(change)
         return await self.get(client.name)
+
+    def _did(self, action: str, target: str, **details: str | int | None) -> None:
+        self._heard(Change(action, target, details))
 
     def _known_plan(self, plan: str) -> None:
         if plan not in self._config.plans:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from quotas import instants
 from quotas.limits import Bucket, Limit, Quota
 from quotas.plans import (
     AnchorDay,
@@ -82,6 +83,12 @@ def joined(dumped: Mapping[str, str]) -> str:
 def written(override: Override) -> str:
     """One override as one line of JSON."""
     return override.model_dump_json(exclude_none=True)
+
+
+def told(override: Override) -> dict[str, str | int]:
+    """An override for people and programs: what is different by name, `until` as RFC 3339 text."""
+    different: dict[str, str | int] = override.model_dump(exclude={"until_us"}, exclude_none=True)
+    return different if override.until_us is None else {**different, "until": instants.show(override.until_us)}
 
 
 def dump(overrides: Mapping[str, Override]) -> str:

@@ -1,6 +1,7 @@
 """What the commands share: consoles, options, and the way to the running service's store."""
 
 import asyncio
+import getpass
 import os
 import sys
 from collections.abc import Awaitable, Callable
@@ -21,6 +22,7 @@ from quotas.settings import load as load_settings
 from quotas.store import deadline
 
 COMMAND_TIMEOUT_S = 30.0
+_MAX_ACTOR = 64
 
 T = TypeVar("T")
 # What is printed may hold anything that a client is called: no markup, no highlighting, no wrapping in a pipe.
@@ -65,10 +67,19 @@ def run(settings: Settings, url: str, plans: Config, work: Callable[[Operations]
     """Do something with the store at `url`, within bounds."""
 
     async def in_time() -> T:
-        async with deadline(COMMAND_TIMEOUT_S), composition.open_operations(settings, url, plans) as services:
+        opened = composition.open_operations(settings, url, plans, actor=_actor())
+        async with deadline(COMMAND_TIMEOUT_S), opened as services:
             return await work(services)
 
     return asyncio.run(in_time())
+
+
+def _actor() -> str:
+    """Who runs the command, for the audit log. No admin token's name has a colon."""
+    try:
+        return f"cli:{getpass.getuser()}"[:_MAX_ACTOR]
+    except (OSError, KeyError):
+        return "cli:"  # A process whose user has no name, as in some containers.
 
 
 def as_bytes(argument: str) -> bytes:

@@ -1,5 +1,6 @@
 """The operator's commands, as people and as programs use them: what they print, and how they end."""
 
+import getpass
 import re
 from unittest.mock import patch
 
@@ -166,12 +167,12 @@ class TestClients:
             assert "[y/N]" in asked.out
         assert snapshot(redis_url) == before
         assert terminal("clients", "delete", "acme", stdin="y\n").code == 0
-        assert snapshot(redis_url) == {}
+        assert set(snapshot(redis_url)) == {b"q1:audit"}
 
     def test_delete_with_yes(self, terminal: Terminal, redis_url: str) -> None:
         created(terminal)
         assert terminal.good("clients", "delete", "acme", "--yes").out == ""
-        assert snapshot(redis_url) == {}
+        assert set(snapshot(redis_url)) == {b"q1:audit"}
         is_no(terminal("clients", "delete", "acme", "--yes"), "'acme'")
 
 
@@ -575,3 +576,24 @@ class TestRotation:
     def test_the_pattern_of_keys(self, terminal: Terminal) -> None:
         pattern = terminal.good("keys", "pattern", "--json").json["pattern"]
         assert re.search(pattern, "key: quotas_live_" + "x" * 36)
+
+
+def test_what_commands_change_is_audited(terminal: Terminal) -> None:
+    created(terminal)
+    key_id, secret = key_of(terminal)
+    terminal("keys", "rotate", key_id, "--grace", "0")
+    terminal("clients", "set-plan", "acme", "pro")
+    terminal("clients", "suspend", "acme")
+    terminal("clients", "delete", "acme", "--yes")
+    terminal("clients", "show", "acme")
+    entries = terminal("audit", "--json").json
+    assert {entry["actor"] for entry in entries} == {f"cli:{getpass.getuser()}"}
+    assert [(entry["action"], entry["target"]) for entry in reversed(entries)] == [
+        ("client.create", "acme"),
+        ("key.create", key_id),
+        ("key.rotate", key_id),
+        ("client.set_plan", "acme"),
+        ("client.suspend", "acme"),
+        ("client.delete", "acme"),
+    ]
+    assert secret not in terminal("audit", "--json").out

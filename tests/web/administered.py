@@ -10,7 +10,7 @@ from starlette.applications import Starlette
 
 from quotas import admin, app, plans
 from quotas.admin_operations import Admin
-from quotas.audit import Audit
+from quotas.audit import Audit, Told
 from quotas.clients import Clients
 from quotas.directory import Directory
 from quotas.registry import Registry
@@ -57,8 +57,8 @@ async def office(
         store = await stack.enter_async_context(Store(redis_url))
         registry = Registry(store)
 
-        def clients() -> Clients:
-            return Clients(registry, config=config, brand="quotas", pepper=None, clock=clock)
+        def clients(heard: Told) -> Clients:
+            return Clients(registry, config=config, brand="quotas", pepper=None, clock=clock, heard=heard)
 
         services = Admin(clients, Directory(store, registry), Audit(store))
         application = Starlette(routes=admin.routes(lambda _: services, TOKENS, port=port))

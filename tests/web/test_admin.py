@@ -842,7 +842,7 @@ class TestAudit:
                 assert (await desk.ask("DELETE", f"/keys/{key['id']}")).status_code == 204
             assert (await desk.done("GET", "/keys?client=acme"))["keys"] == []
             assert [action for _, action, _ in await desk.audited()] == ["client.create"]
-            said = [record.getMessage() for record in caplog.records if record.name == admin.__name__]
+            said = [record.getMessage() for record in caplog.records if record.name == audit.__name__]
             assert len(said) == 2
             assert key["id"] in said[1]
             assert "ops" in said[1]

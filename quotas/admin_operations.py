@@ -14,6 +14,8 @@ from http import HTTPStatus
 
 from quotas.audit import Audit, Change, Told
 from quotas.bodies import (
+    AliasBody,
+    AliasesBody,
     AuditQuery,
     ClientBody,
     ClientChange,
@@ -25,24 +27,30 @@ from quotas.bodies import (
     KeysBody,
     KeysQuery,
     LimitChange,
+    NewAlias,
     NewClient,
     NewKey,
+    NewRevocation,
+    RevocationBody,
+    RevocationsBody,
     Rotation,
 )
 from quotas.clients import Clients
 from quotas.directory import Directory, Receipt
 from quotas.errors import ConflictError, NotFoundError, StoreUnavailableError
 from quotas.openapi import Answer, Operation
-from quotas.registry import Status
+from quotas.registry import Alias, Status
+from quotas.revoking import Revoking
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Admin:
-    """What the API works with; `clients` is made for each call, because plans change while a worker lives."""
+    """What the API works with; the first two are made for each call, because plans change while a worker lives."""
 
     clients: Callable[[Told], Clients]
+    revoking: Callable[[Told], Revoking]
     directory: Directory
     audit: Audit
 
@@ -61,6 +69,11 @@ class Call:
     def clients(self) -> Clients:
         """What is done with clients and keys, on the plans of now; its changes are audited when the call is over."""
         return self.admin.clients(self.changes.append)
+
+    @property
+    def revoking(self) -> Revoking:
+        """What is done with tokens; its changes are audited when the call is over."""
+        return self.admin.revoking(self.changes.append)
 
 
 async def create_client(call: Call, asked: NewClient) -> Answer:
@@ -186,6 +199,41 @@ async def revoke_key(call: Call, _: None) -> Answer:
     return HTTPStatus.NO_CONTENT, None
 
 
+async def add_alias(call: Call, asked: NewAlias) -> Answer:
+    """Have the tokens of a subject count against this client, from the next check on."""
+    alias = await call.clients.add_alias(call.names["name"], Alias(asked.issuer, asked.subject))
+    return HTTPStatus.CREATED, AliasBody.of(alias)
+
+
+async def list_aliases(call: Call, _: None) -> Answer:
+    """List the subjects whose tokens count against this client."""
+    return HTTPStatus.OK, AliasesBody.of(await call.clients.aliases_of(call.names["name"]))
+
+
+async def remove_alias(call: Call, _: None) -> Answer:
+    """Have a subject's tokens count against a client of its own again, from the next check on."""
+    await call.clients.remove_alias(call.names["name"], call.names["id"])
+    return HTTPStatus.NO_CONTENT, None
+
+
+async def revoke_tokens(call: Call, asked: NewRevocation) -> Answer:
+    """Revoke tokens: no check that starts after the answer passes with one of them. It can be asked again."""
+    revocation = asked.to_domain()
+    await call.revoking.revoke(revocation)
+    return HTTPStatus.CREATED, RevocationBody.of(revocation)
+
+
+async def list_revocations(call: Call, _: None) -> Answer:
+    """List what is revoked, without tokens that have expired since."""
+    return HTTPStatus.OK, RevocationsBody.of(await call.revoking.all())
+
+
+async def restore_tokens(call: Call, _: None) -> Answer:
+    """Take a revocation back."""
+    await call.revoking.restore(call.names["id"])
+    return HTTPStatus.NO_CONTENT, None
+
+
 async def list_entries(call: Call, asked: AuditQuery) -> Answer:
     """List who changed what, newest first, a page at a time."""
     entries = await call.admin.audit.entries(asked.before or None, asked.limit + 1)
@@ -194,6 +242,7 @@ async def list_entries(call: Call, asked: AuditQuery) -> Answer:
 
 _OK, _CREATED, _GONE = HTTPStatus.OK, HTTPStatus.CREATED, HTTPStatus.NO_CONTENT
 _CLIENT, _LIMIT = "/clients/{name}", "/clients/{name}/limits/{limit}"
+_ALIASES = "/clients/{name}/aliases"
 _IDEMPOTENCY = {"Idempotency-Key": "Names this request for a day: a repetition makes no second key."}
 _READ, _WRITE = (400, 401, 503), (400, 401, 413, 415, 503)
 
@@ -212,5 +261,11 @@ OPERATIONS = (
     Operation("GET", "/keys/{id}", show_key, {_OK: KeyBody}, None, (*_READ, 404)),
     Operation("POST", "/keys/{id}/rotate", rotate_key, {_CREATED: IssuedKeyBody}, Rotation, (*_WRITE, 404, 409)),
     Operation("DELETE", "/keys/{id}", revoke_key, {_GONE: None}, None, (*_READ, 404)),
+    Operation("POST", _ALIASES, add_alias, {_CREATED: AliasBody}, NewAlias, (*_WRITE, 404, 409)),
+    Operation("GET", _ALIASES, list_aliases, {_OK: AliasesBody}, None, (*_READ, 404)),
+    Operation("DELETE", _ALIASES + "/{id}", remove_alias, {_GONE: None}, None, (*_READ, 404)),
+    Operation("POST", "/revocations", revoke_tokens, {_CREATED: RevocationBody}, NewRevocation, (*_WRITE, 409)),
+    Operation("GET", "/revocations", list_revocations, {_OK: RevocationsBody}, None, _READ),
+    Operation("DELETE", "/revocations/{id}", restore_tokens, {_GONE: None}, None, (*_READ, 404)),
     Operation("GET", "/audit", list_entries, {_OK: EntriesBody}, AuditQuery, _READ),
 )

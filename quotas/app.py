@@ -4,7 +4,7 @@ import logging
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,11 +23,14 @@ from quotas.explaining import Explainer
 from quotas.identities import Identities
 from quotas.jwks import KeySets, read_decryption_keys
 from quotas.metrics import Metrics
+from quotas.news import Listener
 from quotas.planbook import Planbook
 from quotas.plans import Config
 from quotas.refunds import Refunds
 from quotas.registry import Registry
 from quotas.reloading import Reloader
+from quotas.revocations import Revocations
+from quotas.revoking import Revoking
 from quotas.scripts import TAKE
 from quotas.settings import Settings, secrets
 from quotas.store import Store, deadline
@@ -75,6 +78,7 @@ class Operations:
     """What the command line works with."""
 
     clients: Clients
+    revoking: Revoking
     refunds: Refunds
     explainer: Explainer
     audit: Audit
@@ -86,10 +90,14 @@ async def open_operations(settings: Settings, url: str, config: Config, *, actor
 
     What is changed is audited at the end, as done by `actor`.
     """
-    async with Store(url) as store, _key_sets() as key_sets:
+    issuers = config.issuers if config.plans else None
+    async with Store(url) as store, AsyncExitStack() as stack:
+        key_sets = _key_sets()
+        stack.push_async_exit(key_sets)  # Not entered: issuers are asked when a token is explained, and only then.
         registry = Registry(store)
         planbook = Planbook(config)
-        subjects = _subjects(registry, key_sets)
+        revocations = Revocations(store, registry)
+        subjects = _subjects(registry, revocations, key_sets)
         subjects.use(config)
         identities = _identities(settings, registry, subjects)
         changes: list[Change] = []
@@ -97,6 +105,7 @@ async def open_operations(settings: Settings, url: str, config: Config, *, actor
         try:
             yield Operations(
                 _clients(settings, registry, config, changes.append),
+                Revoking(revocations, issuers=issuers, clock=clock, heard=changes.append),
                 Refunds(store=store, registry=registry, planbook=planbook, clock=clock),
                 Explainer(store=store, identities=identities, planbook=planbook, clock=clock),
                 audit,
@@ -115,8 +124,8 @@ def _key_sets(told: Callable[[str, str], None] = lambda _issuer, _result: None) 
     return KeySets((), secrets=secrets(), folder=Path.cwd(), told=told)
 
 
-def _subjects(registry: Registry, key_sets: KeySets) -> Subjects:
-    return Subjects(registry, key_sets, secrets=secrets(), folder=Path.cwd())
+def _subjects(registry: Registry, revocations: Revocations, key_sets: KeySets) -> Subjects:
+    return Subjects(registry, revocations, key_sets, secrets=secrets(), folder=Path.cwd())
 
 
 def _identities(settings: Settings, registry: Registry, subjects: Subjects) -> Identities:
@@ -168,10 +177,11 @@ class Worker:
         async with (
             Store(settings.redis_url) as store,
             Store(settings.redis_url) as operators,
+            Store(settings.redis_url) as waiting,
             _key_sets(metrics.jwks_refresh) as key_sets,
         ):
             registry = Registry(store)
-            subjects = _subjects(registry, key_sets)
+            subjects = _subjects(registry, Revocations(store, registry), key_sets)
             subjects.use(self.config)
             identities = _identities(settings, registry, subjects)
 
@@ -200,7 +210,8 @@ class Worker:
                 adopt=partial(keep_file_clients, settings),
                 shelf=self.metrics_folder and self.metrics_folder / "newest.yaml",
             )
-            async with reloader:
+            async with Listener(store, waiting, identities.hear) as listener, reloader:
+                identities.listen(listener)
                 admin = _admin(settings, operators, planbook)
                 yield Services(store, checks, refunds, planbook, metrics, admin)
 
@@ -211,7 +222,10 @@ def _admin(settings: Settings, store: Store, planbook: Planbook) -> Admin:
     def clients(heard: Told) -> Clients:
         return _clients(settings, registry, planbook.config, heard)
 
-    return Admin(clients, Directory(store, registry), Audit(store))
+    def revoking(heard: Told) -> Revoking:
+        return Revoking(Revocations(store, registry), issuers=planbook.config.issuers, clock=clock, heard=heard)
+
+    return Admin(clients, revoking, Directory(store, registry), Audit(store))
 
 
 async def warm_up(store: Store) -> None:

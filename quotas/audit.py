@@ -23,7 +23,7 @@ STREAM = "q1:audit"
 MAX_ENTRIES = 100_000
 """What the stream is cut to; the server cuts whole nodes, so that up to a hundred more may stay."""
 
-MAX_DETAILS = 4096
+MAX_DETAILS = 8192
 """Bytes of an entry's details as JSON. Callers bound what they tell; a larger one is a broken invariant."""
 
 RECORD_TIMEOUT_S = 1.0

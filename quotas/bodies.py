@@ -14,10 +14,13 @@ from quotas import instants, overrides
 from quotas.audit import Entry, is_id
 from quotas.clients import MAX_KEY_NAME, IssuedKey
 from quotas.directory import Page
+from quotas.issuers import MAX_TEXT
 from quotas.keys import Environment
 from quotas.overrides import Override
 from quotas.plans import MAX_CLIENT_NAME, AnchorDay, BurstNumber, QuotaText, RateText, ZoneName, is_client_name
-from quotas.registry import Client, Key, Status
+from quotas.registry import Alias, Client, Key, Status
+from quotas.revocations import Revocation
+from quotas.revoking import fields
 
 MAX_PAGE = 500
 PAGE = 100
@@ -30,10 +33,10 @@ def _client_name(name: str) -> str:
     return name
 
 
-def _key_name(name: str) -> str:
-    if not name.isprintable():
+def _printable(text: str) -> str:
+    if not text.isprintable():
         raise ValueError("must have printable characters only")
-    return name
+    return text
 
 
 def _instant(value: object) -> int:
@@ -54,8 +57,9 @@ def _entry_id(text: str) -> str:
 
 ClientName = Annotated[str, AfterValidator(_client_name), Field(min_length=1, max_length=MAX_CLIENT_NAME)]
 PlanName = Annotated[str, Field(min_length=1, max_length=64)]
-KeyName = Annotated[str, AfterValidator(_key_name), Field(min_length=1, max_length=MAX_KEY_NAME)]
+KeyName = Annotated[str, AfterValidator(_printable), Field(min_length=1, max_length=MAX_KEY_NAME)]
 Instant = Annotated[int, BeforeValidator(_instant), WithJsonSchema({"type": "string", "format": "date-time"})]
+TokenText = Annotated[str, AfterValidator(_printable), Field(min_length=1, max_length=MAX_TEXT)]
 PageSize = Annotated[int, Field(ge=1, le=MAX_PAGE, strict=False)]
 
 
@@ -117,6 +121,36 @@ class LimitChange(_Asked):
     def to_domain(self) -> Override:
         """The override that this makes."""
         return Override(**self.model_dump(exclude={"until"}), until_us=self.until)
+
+
+class NewAlias(_Asked):
+    """A subject whose tokens are to count against a client: both as its tokens say them, compared exactly."""
+
+    issuer: TokenText
+    subject: TokenText
+
+
+class NewRevocation(_Asked):
+    """Tokens to be refused: one by its `jti`, those of a `subject`, or what was issued before an instant.
+
+    `issued_before` is about a subject, an issuer or, alone, all issuers. `expires_at` is when the token of a `jti`
+    expires: from then on it is not remembered; left out, the `jti` is refused until it is restored.
+    """
+
+    issuer: TokenText | None = None
+    jti: TokenText | None = None
+    subject: TokenText | None = None
+    issued_before: Instant | None = None
+    expires_at: Instant | None = None
+
+    @model_validator(mode="after")
+    def _sensible(self) -> Self:
+        self.to_domain()
+        return self
+
+    def to_domain(self) -> Revocation:
+        """The revocation that this asks for. Raises ValueError for what makes no sense together."""
+        return Revocation(self.issuer, self.jti, self.subject, self.issued_before, self.expires_at)
 
 
 class ClientsQuery(_Asked):
@@ -223,6 +257,57 @@ class KeysBody(BaseModel):
     def of(cls, keys: Iterable[Key], client: str) -> Self:
         """The body of a client's keys."""
         return cls(keys=[KeyBody.of(key, client) for key in keys])
+
+
+class AliasBody(BaseModel):
+    """A subject whose tokens count against a client that is not its own. `id` names it."""
+
+    id: str
+    issuer: str
+    subject: str
+
+    @classmethod
+    def of(cls, alias: Alias) -> Self:
+        """The body of an alias."""
+        return cls(id=alias.digest, issuer=alias.issuer, subject=alias.subject)
+
+
+class AliasesBody(BaseModel):
+    """All aliases of a client."""
+
+    aliases: list[AliasBody]
+
+    @classmethod
+    def of(cls, aliases: Iterable[Alias]) -> Self:
+        """The body of a client's aliases."""
+        return cls(aliases=[AliasBody.of(alias) for alias in aliases])
+
+
+class RevocationBody(BaseModel):
+    """What is revoked; what is not part of it is left out. `id` names it, to take it back."""
+
+    id: str
+    issuer: str | None = None
+    jti: str | None = None
+    subject: str | None = None
+    issued_before: str | None = None
+    expires_at: str | None = None
+
+    @classmethod
+    def of(cls, revocation: Revocation) -> Self:
+        """The body of a revocation."""
+        return cls.model_validate({"id": revocation.id, **fields(revocation)})
+
+
+class RevocationsBody(BaseModel):
+    """All that is revoked."""
+
+    revocations: list[RevocationBody]
+
+    @classmethod
+    def of(cls, revocations: Iterable[Revocation]) -> Self:
+        """The body of all revocations."""
+        return cls(revocations=[RevocationBody.of(each) for each in revocations])
 
 
 class EntryBody(BaseModel):

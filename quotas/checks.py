@@ -128,14 +128,18 @@ class Checks:
         except StoreUnavailableError as error:
             self._metrics.store_error(error.kind)
             self._tell(error)
-            return self._without_store(known[-1] if known else None)
+            return self._without_store(known[-1] if known else self._identities.remembered(request.credential))
 
     def _without_store(self, identity: Identity | None) -> Answer:
         """The one place that says what a check gets when the store cannot be asked.
 
-        Without an identity there is no plan to ask: who is not known does not pass.
+        Without an identity there is no plan to ask: who is not known does not pass. An identity that is no longer valid
+        is none.
         """
-        in_force = None if identity is None else self._planbook.of(identity.client, self._clock())
+        now_us = self._clock()
+        if identity is not None and identity.is_expired(now_us):
+            identity = None
+        in_force = None if identity is None else self._planbook.of(identity.client, now_us)
         if in_force is not None and in_force.plan.on_store_error is StoreErrorPolicy.ALLOW:
             self._metrics.degraded(StoreErrorPolicy.ALLOW.value)
             return Answer(None, identity, degraded=True)

@@ -29,6 +29,7 @@ from quotas.plans import Config
 from quotas.scripts import Refunded
 from quotas.serving import serve as serve_workers
 from quotas.terminal import AsJson, ConfigFile, err, out
+from quotas.token_commands import tokens_app
 
 DEMO_CLIENT = "demo"
 DEMO_PLAN = "free"
@@ -42,6 +43,7 @@ app = typer.Typer(
 )
 app.add_typer(clients_app, name="clients")
 app.add_typer(keys_app, name="keys")
+app.add_typer(tokens_app, name="tokens")
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from quotas import app as composition
 from quotas import instants, keys, overrides, tables, terminal
 from quotas.keys import Environment
 from quotas.overrides import Override
-from quotas.registry import Client, Key
+from quotas.registry import Alias, Client, Key
 from quotas.terminal import AsJson, ConfigFile, Yes, out
 
 clients_app = typer.Typer(help="Clients: whom usage is counted against.", no_args_is_help=True)
@@ -114,6 +114,32 @@ def unset_limit(
     _show_clients([terminal.with_clients(lambda clients: clients.unset_limit(name, limit), config)], as_json)
 
 
+Issuer = Annotated[str, typer.Option(help="The issuer, exactly as its tokens say it.")]
+Subject = Annotated[str, typer.Option(help="The subject, exactly as its tokens say it.")]
+
+
+@clients_app.command("alias")
+def add_alias(name: Name, issuer: Issuer, subject: Subject, as_json: AsJson = False) -> None:
+    """Have a subject's tokens count against this client, so that keys and tokens share its limits."""
+    alias = Alias(issuer, subject)
+    _show_aliases([terminal.without_plans(lambda clients: clients.add_alias(name, alias))], as_json)
+
+
+@clients_app.command("unalias")
+def remove_alias(name: Name, issuer: Issuer, subject: Subject, as_json: AsJson = False) -> None:
+    """Have a subject's tokens count against a client of its own again."""
+    alias = Alias(issuer, subject)
+    terminal.without_plans(lambda clients: clients.remove_alias(name, alias.digest))
+    if as_json:
+        terminal.print_json({"removed": alias.digest})
+
+
+@clients_app.command("aliases")
+def list_aliases(name: Name, as_json: AsJson = False) -> None:
+    """List the subjects whose tokens count against this client."""
+    _show_aliases(terminal.without_plans(lambda clients: clients.aliases_of(name)), as_json, many=True)
+
+
 @keys_app.command("create")
 def create_key(
     client: Annotated[str, typer.Option(help="The client that the key is for.")],
@@ -214,6 +240,14 @@ def _show_clients(clients: list[Client], as_json: bool, *, many: bool = False) -
             until = "" if own.until_us is None else f" until {instants.show(own.until_us)}"
             different = own.model_dump(exclude_none=True, exclude={"until_us"})
             out.print(f"own limit {name}: {', '.join(f'{key} {value}' for key, value in different.items())}{until}")
+
+
+def _show_aliases(aliases: list[Alias], as_json: bool, *, many: bool = False) -> None:
+    if as_json:
+        listed = [{"id": each.digest, "issuer": each.issuer, "subject": each.subject} for each in aliases]
+        terminal.print_json(listed if many else listed[0])
+        return
+    tables.print_table(out, ("issuer", "subject"), [(each.issuer, each.subject) for each in aliases])
 
 
 def _client_fields(client: Client) -> dict[str, Any]:

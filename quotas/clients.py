@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 from quotas import instants, keys
 from quotas.audit import Change, Told
 from quotas.errors import ConflictError, NotFoundError
+from quotas.issuers import MAX_TEXT
 from quotas.keys import Environment
 from quotas.overrides import Override, names, told, written
 from quotas.plans import MAX_CLIENT_NAME, Config, is_client_name
-from quotas.registry import Client, Key, Registry, Status
+from quotas.registry import Alias, Client, Key, Registry, Status
+from quotas.tokens import is_text
 
 MAX_KEY_NAME = 128
 
@@ -123,6 +125,27 @@ class Clients:
         if not is_client_name(name) or not await self._registry.delete_client(name):
             raise NotFoundError(f"there is no client {name!r}; `quotas clients list` shows all")
         self._did("client.delete", name)
+
+    async def add_alias(self, name: str, alias: Alias) -> Alias:
+        """Have a subject's tokens count against a client, from the next check on, so that both share its limits."""
+        if not is_text(alias.issuer) or not is_text(alias.subject):
+            raise ConflictError(f"an issuer and a subject have 1 to {MAX_TEXT} printable characters")
+        client = await self.get(name)
+        await self._registry.add_alias(client.id, alias)
+        self._did("alias.add", name, issuer=alias.issuer, subject=alias.subject)
+        return alias
+
+    async def aliases_of(self, name: str) -> list[Alias]:
+        """The subjects whose tokens count against a client, by issuer and subject."""
+        found = [alias async for alias in self._registry.aliases_of(await self.get(name))]
+        return sorted(found, key=lambda alias: (alias.issuer, alias.subject))
+
+    async def remove_alias(self, name: str, alias_id: str) -> None:
+        """Have a subject's tokens count against a client of its own again; `alias_id` is the subject's digest."""
+        client = await self.get(name)
+        if not alias_id.isascii() or not await self._registry.remove_alias(client.id, alias_id):
+            raise NotFoundError(f"the client {name!r} has no such alias; `quotas clients aliases NAME` lists them")
+        self._did("alias.remove", name, id=alias_id)
 
     async def issue_key(
         self,

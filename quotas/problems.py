@@ -47,7 +47,9 @@ def problem(error: HTTPException | ValidationError | QuotasError) -> Response:
         detail = f"The store did not answer ({error.kind}). What was asked may have been done; it can be asked again."
         return answer(503, _about(503, detail), {"retry-after": "1"})
     if isinstance(error, NotFoundError):
-        return answer(404, _about(404, "There is no such client, no such key, or no such limit of the client's own."))
+        return answer(
+            404, _about(404, "There is no such client, key, alias or revocation, or no such limit of its own.")
+        )
     assert isinstance(error, ConflictError), "operations raise what an answer can be made of"
     return answer(409, _about(409, str(error)))
 

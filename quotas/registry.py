@@ -7,6 +7,8 @@ What is where (layout version `q1`):
     q1:{<client id>}:client  hash  name, plan, status, generation, created_at_us, and
                                   limit:<name> for each limit of the client's own
     q1:{<client id>}:keys  hash    key id -> digest
+    q1:aliases             hash    digest of (issuer, subject) -> client id, marked while the alias is taken away
+    q1:{<client id>}:aliases hash  digest of (issuer, subject) -> both, as JSON
     q1:key:<digest>        hash    id, client_id, name, shown, environment, created_at_us, expires_at_us
 
 Every change that a worker could have cached the opposite of ends in `amend.lua`, which raises the client's
@@ -16,17 +18,21 @@ process may die in between. The secret of a key is never here, only its digest.
 """
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
+
+import orjson
 
 from quotas import keys, overrides
 from quotas.errors import ConflictError
 from quotas.scripts import AMEND, ENROL, key_state_key, record_key, state_key
 from quotas.store import Store
+from quotas.tokens import subject_digest
 
 _CLIENTS = "q1:clients"
 _KEYS = "q1:keys"
+_ALIASES = "q1:aliases"
 _CLIENT_FIELDS = ("name", "plan", "status", "generation", "created_at_us")
 _KEY_FIELDS = ("id", "client_id", "name", "shown", "environment", "created_at_us", "expires_at_us")
 _PAGE = 500
@@ -75,11 +81,25 @@ class Key:
 
 
 @dataclass(frozen=True, slots=True)
+class Alias:
+    """A subject whose tokens count against a client that is not its own."""
+
+    issuer: str
+    subject: str = field(repr=False)
+
+    @property
+    def digest(self) -> str:
+        """The subject's digest: how it is found, and the alias's id for operators."""
+        return subject_digest(self.issuer, self.subject)
+
+
+@dataclass(frozen=True, slots=True)
 class Identity:
     """Whom a credential speaks for, as of its client's generation.
 
     `subject` is a key's id, or a token's subject; `subject_id` is what limits per key count by. The credential is
-    valid strictly before `expires_at_us`; None is for ever. `key` is None for a token.
+    valid strictly before `expires_at_us`; None is for ever. `key` is None for a token; `token_id` is the digest of a
+    token's `jti`, None where it has none.
     """
 
     client: Client
@@ -87,6 +107,7 @@ class Identity:
     subject_id: str
     expires_at_us: int | None = None
     key: Key | None = None
+    token_id: str | None = None
 
     @classmethod
     def of_key(cls, key: Key, client: Client) -> "Identity":
@@ -138,6 +159,10 @@ class Registry:
                 return await self._load_client(client_id)
         raise ConflictError("both names of a token's client are taken")
 
+    async def client_of_id(self, client_id: str) -> Client | None:
+        """The client of this id, or None."""
+        return await self._load_client(client_id)
+
     async def client(self, name: str) -> Client | None:
         """The client of this exact name, or None."""
         client_id = await self._holder(name)
@@ -179,17 +204,72 @@ class Registry:
             await self._store.call("DEL", key_state_key(client_id, key_id))
             await self._store.call("HDEL", _KEYS, key_id)
         await self._store.call("DEL", _keys_of(client_id))
+        async for digest, _ in self._scan(_aliases_of(client_id)):
+            if await self.alias_holder(digest) == client_id:
+                await self._store.call("HDEL", _ALIASES, digest)
+        await self._store.call("DEL", _aliases_of(client_id))
         await self._store.call("HDEL", _CLIENTS, name)
+
+    async def alias(self, digest: str) -> str | None:
+        """The id of the client that this subject's tokens count against, when that is not its own."""
+        holder = await self._store.call("HGET", _ALIASES, digest)
+        return None if holder is None or holder.startswith(_LEAVING.encode()) else str(holder.decode())
+
+    async def alias_holder(self, digest: str) -> str | None:
+        """The same, also while the alias is taken away: a worker may know it still."""
+        holder = await self._store.call("HGET", _ALIASES, digest)
+        return None if holder is None else str(holder.decode().removeprefix(_LEAVING))
+
+    async def add_alias(self, client_id: str, alias: Alias) -> None:
+        """Have a subject's tokens count against a client, from the next check on. Can be asked again.
+
+        Raises ConflictError when they count against another one that is not the subject's own.
+        """
+        digest = alias.digest
+        await self._store.call("HSET", _aliases_of(client_id), digest, orjson.dumps([alias.issuer, alias.subject]))
+        while not await self._store.call("HSETNX", _ALIASES, digest, client_id):
+            holder = await self._store.call("HGET", _ALIASES, digest)
+            if holder == client_id.encode():
+                break  # Made before, perhaps by a call that broke off here.
+            if holder is not None and not holder.startswith(_LEAVING.encode()):
+                await self._store.call("HDEL", _aliases_of(client_id), digest)
+                raise ConflictError("this subject is another client's alias; take it away there first")
+            if holder is not None:
+                await self._finish_alias(holder.decode().removeprefix(_LEAVING), digest)
+        await self.amend(subject_client_id(digest))
+
+    async def remove_alias(self, client_id: str, digest: str) -> bool:
+        """Have a subject's tokens count against a client of its own again; False when it is no alias of this client.
+
+        Can be asked again.
+        """
+        if await self.alias_holder(digest) != client_id:
+            return bool(await self._store.call("HDEL", _aliases_of(client_id), digest))
+        await self._finish_alias(client_id, digest)
+        return True
+
+    async def _finish_alias(self, client_id: str, digest: str) -> None:
+        """Take an alias away. It stays findable until no worker knows it: its revocation may be under way as well."""
+        await self._store.call("HSET", _ALIASES, digest, _LEAVING + client_id)
+        await self.amend(client_id)
+        await self._store.call("HDEL", _ALIASES, digest)
+        await self._store.call("HDEL", _aliases_of(client_id), digest)
+
+    async def aliases_of(self, client: Client) -> AsyncIterator[Alias]:
+        """All subjects whose tokens count against a client that is not their own, in no order."""
+        async for digest, text in self._scan(_aliases_of(client.id)):
+            if await self.alias(digest) == client.id:
+                yield Alias(*orjson.loads(text))
 
     async def create_key(self, key: Key, digest: str) -> None:
         """Keep a new key under its digest. Its client must exist."""
         await self._store.call("HSET", _keys_of(key.client_id), key.id, digest)
         await self._store.call("HSET", _KEYS, key.id, f"{key.client_id} {digest}")
         words: list[str | int] = []
-        for field in _KEY_FIELDS:
-            value = getattr(key, field)
+        for name in _KEY_FIELDS:
+            value = getattr(key, name)
             if value is not None:
-                words += (field, value.value if isinstance(value, keys.Environment) else value)
+                words += (name, value.value if isinstance(value, keys.Environment) else value)
         await self._store.call("HSET", _key(digest), *words)
 
     async def key(self, key_id: str) -> tuple[Key, Client] | None:
@@ -286,10 +366,19 @@ class Registry:
         cursor = b"0"
         while True:
             cursor, found = await self._store.call("HSCAN", name, cursor, "COUNT", _PAGE)
-            for field, value in zip(found[::2], found[1::2], strict=True):
-                yield field.decode(), value.decode()
+            for entry, value in zip(found[::2], found[1::2], strict=True):
+                yield entry.decode(), value.decode()
             if cursor == b"0":
                 return
+
+
+def subject_client_id(digest: str) -> str:
+    """The id of a subject's own client, by the subject's digest: 128 bits of it."""
+    return f"sub_{digest[:32]}"
+
+
+def _aliases_of(client_id: str) -> str:
+    return f"q1:{{{client_id}}}:aliases"
 
 
 def _keys_of(client_id: str) -> str:

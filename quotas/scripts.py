@@ -43,6 +43,7 @@ TAKE = Script("take", _text("limits") + _text("take"))
 REFUND = Script("refund", _text("limits") + _text("refund"))
 AMEND = Script("amend", _text("amend"))
 ENROL = Script("enrol", _text("enrol"))
+RETIRE = Script("retire", _text("retire"))
 
 
 def state_key(client_id: str) -> str:

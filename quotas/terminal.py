@@ -16,7 +16,9 @@ from quotas import app as composition
 from quotas import configuration, instants
 from quotas.app import Operations
 from quotas.clients import Clients
+from quotas.errors import ConfigError
 from quotas.plans import Config
+from quotas.revoking import Revoking
 from quotas.settings import Settings
 from quotas.settings import load as load_settings
 from quotas.store import deadline
@@ -50,6 +52,17 @@ def with_clients(work: Callable[[Clients], Awaitable[T]], config: Path | None = 
 def without_plans(work: Callable[[Clients], Awaitable[T]]) -> T:
     """The same for what no plan is needed for: a file that cannot be used must not keep anybody from revoking."""
     return _with_plans(lambda services: work(services.clients), settings(None), Config("no plans", {}))
+
+
+def with_revoking(work: Callable[[Revoking], Awaitable[T]], config: Path | None) -> T:
+    """Do something with tokens. A plan file that cannot be used must not keep anybody from revoking."""
+    found = settings(config)
+    try:
+        plans = configuration.find(found.config).read()
+    except ConfigError as error:
+        err.print(f"warning: {error.source} cannot be used, so the issuer is not looked up in it")
+        plans = Config("no plans", {})
+    return _with_plans(lambda services: work(services.revoking), found, plans)
 
 
 def with_operations(work: Callable[[Operations], Awaitable[T]], config: Path | None = None) -> T:

@@ -26,7 +26,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 from joserfc import jwe
 from joserfc.errors import JoseError
@@ -154,6 +154,22 @@ def verify(
     return _verified(token, issuer, now_s)
 
 
+def claimed(credential: bytes) -> tuple[str, str, int | None]:
+    """Issuer, `jti` and expiry in microseconds (None where it has none) of a signed token, none of it verified.
+
+    Raises ValueError when it does not have both of the first.
+    """
+    try:
+        claims = _members(credential.split(b".")[1]) if _SIGNED.fullmatch(credential) else {}
+        expires = _instant(claims, "exp")
+    except CredentialError:
+        claims, expires = {}, None
+    issuer, jti = claims.get("iss"), claims.get("jti")
+    if not is_text(issuer) or not is_text(jti):
+        raise ValueError("this is no signed token with an `iss` and a `jti`; revoke its subject instead")
+    return issuer, jti, None if expires is None else _us(expires)
+
+
 def subject_digest(issuer: str, subject: str) -> str:
     """One name for (issuer, subject), in hexadecimal; the length in front keeps two pairs from meeting."""
     return hashlib.sha256(f"{len(issuer)}:{issuer}{subject}".encode()).hexdigest()
@@ -275,7 +291,7 @@ def _verified(token: _Token, issuer: Issuer, now_s: float) -> Verified:
         raise _invalid()
     subject, jti, jkt = _claim(claims, issuer.subject_claim), claims.get("jti"), _thumbprint(claims)
     plan_value = None if issuer.plan_claim is None else _claim(claims, issuer.plan_claim)
-    if not _is_text(subject) or not ("jti" not in claims or _is_text(jti)):
+    if not is_text(subject) or not ("jti" not in claims or is_text(jti)):
         raise _invalid()
     if expires <= now_s - issuer.leeway_s:
         raise CredentialError("expired_credential")
@@ -287,7 +303,7 @@ def _verified(token: _Token, issuer: Issuer, now_s: float) -> Verified:
         lasts_until_us=_us(expires) + issuer.leeway_s * 1_000_000,
         issued_at_us=None if issued is None else _us(issued),
         jti=jti,
-        plan_value=plan_value if _is_text(plan_value) else None,
+        plan_value=plan_value if is_text(plan_value) else None,
         jkt=jkt,
     )
 
@@ -343,13 +359,14 @@ def _us(instant_s: float) -> int:
     return math.floor(instant_s * 1_000_000)
 
 
-def _is_text(value: object) -> bool:
+def is_text(value: object) -> TypeGuard[str]:
+    """Whether this can be a subject, an issuer or a `jti`: 1 to 512 printable characters."""
     return isinstance(value, str) and 1 <= len(value) <= MAX_TEXT and value.isprintable()
 
 
 def _thumbprint(claims: Mapping[str, Any]) -> str | None:
     confirmation = claims.get("cnf", {})
-    if not isinstance(confirmation, dict) or not ("jkt" not in confirmation or _is_text(confirmation["jkt"])):
+    if not isinstance(confirmation, dict) or not ("jkt" not in confirmation or is_text(confirmation["jkt"])):
         raise _invalid()
     return confirmation.get("jkt")
 

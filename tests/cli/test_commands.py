@@ -4,6 +4,7 @@ import getpass
 import re
 from unittest.mock import patch
 
+import jwt
 import pytest
 
 from quotas import app
@@ -597,3 +598,108 @@ def test_what_commands_change_is_audited(terminal: Terminal) -> None:
         ("client.delete", "acme"),
     ]
     assert secret not in terminal("audit", "--json").out
+
+
+ISSUER = "https://id.example.com"
+ISSUERS = (
+    PLANS
+    + f"""
+issuers:
+  - {{issuer: {ISSUER}, audience: [api], algorithms: [RS256], jwks_file: keys.json, default_plan: free}}
+"""
+)
+
+
+class TestTokens:
+    def test_revoke_list_and_restore(self, terminal: Terminal) -> None:
+        terminal.file("quotas.yaml", ISSUERS)
+        done = terminal("tokens", "revoke", "--issuer", ISSUER, "--jti", "8f3c", "--expires-at", "2100-01-01T00:00:00Z")
+        assert done.code == 0
+        assert done.out == ""
+        (listed,) = terminal("tokens", "list", "--json").json
+        assert listed == {"id": listed["id"], "issuer": ISSUER, "jti": "8f3c", "expires_at": "2100-01-01T00:00:00Z"}
+        assert listed["id"] in done.err
+        subject = terminal("tokens", "revoke", "--issuer", ISSUER, "--subject", "ada", "--json").json
+        assert subject["subject"] == "ada"
+        rows = terminal("tokens", "list").rows
+        assert {row.split()[0] for row in rows[1:]} == {listed["id"], subject["id"]}
+        assert terminal("tokens", "restore", listed["id"]).code == 0
+        again = terminal("tokens", "restore", listed["id"])
+        assert again.code == 1
+        assert listed["id"] in again.err
+        assert [each["id"] for each in terminal("tokens", "list", "--json").json] == [subject["id"]]
+        actions = [entry["action"] for entry in terminal("audit", "--json").json]
+        assert actions == ["token.restore", "token.revoke", "token.revoke"]
+
+    def test_a_whole_issuer_is_asked_about_first(self, terminal: Terminal, redis_url: str) -> None:
+        terminal.file("quotas.yaml", ISSUERS)
+        words = ("tokens", "revoke", "--issuer", ISSUER, "--issued-before", NOON)
+        asked = terminal(*words, stdin="n\n")
+        assert asked.code == 1
+        assert ISSUER in asked.out
+        assert snapshot(redis_url) == {}
+        assert terminal(*words, "--yes").code == 0
+        assert terminal("tokens", "revoke", "--issued-before", NOON, stdin="y\n").code == 0
+        assert [each.get("issuer") for each in terminal("tokens", "list", "--json").json] == [None, ISSUER]
+
+    @pytest.mark.parametrize(
+        ("words", "told"),
+        [
+            ((), "say what is revoked"),
+            (("--issuer", ISSUER), "say what is revoked"),
+            (("--jti", "1"), "issuer"),
+            (("--issuer", ISSUER, "--jti", "1", "--subject", "ada"), "goes alone"),
+            (("--issuer", ISSUER, "--jti", ""), "jti"),
+            (("--issued-before", "yesterday"), "RFC 3339"),
+            (("--token", "--issuer", ISSUER), "--token"),
+        ],
+    )
+    def test_what_makes_no_sense_is_wrong_use(
+        self, terminal: Terminal, redis_url: str, words: tuple[str, ...], told: str
+    ) -> None:
+        done = terminal("tokens", "revoke", *words)
+        assert done.code == 2
+        assert told in " ".join(done.err.split())
+        assert snapshot(redis_url) == {}
+
+    def test_an_issuer_that_is_not_configured_is_no(self, terminal: Terminal, redis_url: str) -> None:
+        terminal.file("quotas.yaml", ISSUERS)
+        done = terminal("tokens", "revoke", "--issuer", ISSUER + "/", "--jti", "1")
+        assert done.code == 1
+        assert ISSUER + "/" in done.err
+        assert snapshot(redis_url) == {}
+
+    def test_a_broken_file_keeps_nobody_from_revoking(self, terminal: Terminal) -> None:
+        terminal.file("quotas.yaml", "plans: {")
+        done = terminal("tokens", "revoke", "--issuer", ISSUER, "--jti", "1")
+        assert done.code == 0
+        assert "cannot be used" in done.err
+        assert len(terminal("tokens", "list", "--json").json) == 1
+
+    def test_a_token_from_standard_input(self, terminal: Terminal) -> None:
+        terminal.file("quotas.yaml", ISSUERS)
+        claims = {"iss": ISSUER, "jti": "8f3c", "exp": 4_102_444_800, "sub": "ada"}
+        text = jwt.encode(claims, "x" * 32, "HS256")
+        done = terminal("tokens", "revoke", "--token", stdin=text + "\n")
+        assert done.code == 0
+        assert text not in done.out + done.err
+        (listed,) = terminal("tokens", "list", "--json").json
+        assert (listed["jti"], listed["expires_at"]) == ("8f3c", "2100-01-01T00:00:00Z")
+        for bad in ("", "a.b.c", jwt.encode({"iss": ISSUER}, "x" * 32, "HS256"), text[:-80].replace(".", "")):
+            refused = terminal("tokens", "revoke", "--token", stdin=bad + "\n")
+            assert refused.code == 2
+            assert not bad or bad not in refused.err
+
+
+def test_aliases(terminal: Terminal) -> None:
+    created(terminal)
+    whose = ("--issuer", ISSUER, "--subject", "ada")
+    assert terminal("clients", "alias", "acme", *whose).code == 0
+    (alias,) = terminal("clients", "aliases", "acme", "--json").json
+    assert (alias["issuer"], alias["subject"]) == (ISSUER, "ada")
+    assert "ada" in terminal("clients", "aliases", "acme").out
+    assert terminal("clients", "alias", "nobody", *whose).code == 1
+    assert terminal("clients", "alias", "acme", "--issuer", ISSUER, "--subject", "").code == 1
+    assert terminal("clients", "unalias", "acme", *whose, "--json").json == {"removed": alias["id"]}
+    assert terminal("clients", "unalias", "acme", *whose).code == 1
+    assert terminal("clients", "aliases", "acme", "--json").json == []

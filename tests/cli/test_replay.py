@@ -909,7 +909,7 @@ class TestLiveState:
 
         with_store(redis_url, spend)
         before = snapshot(redis_url)
-        assert len(before) == 10
+        assert len(before) == 11
         run(terminal, TWO_PLANS, self.LINES, "--plan", "free", "--compare", "plans.yaml", "--summary")
         found = replayed(terminal, TWO_PLANS, self.LINES, "--plan", "free")
         assert [each["allowed"] for each in found] == [True, True, False, True]

@@ -16,9 +16,11 @@ from quotas.clients import Clients
 from quotas.errors import ConflictError, NotFoundError, RequestError, StoreUnavailableError
 from quotas.identities import Identities
 from quotas.plans import Config
-from quotas.registry import Registry
+from quotas.registry import Alias, Registry, subject_client_id
+from quotas.revocations import Revocation, Revocations
 from quotas.scripts import PackedPlan, Take, take
 from quotas.store import Store
+from quotas.tokens import Verified
 
 from .proxy import Command, Fate, Proxy, proxy
 
@@ -68,6 +70,7 @@ class Scene:
     secret: str
     key_id: str
     store: Store
+    broken: Store
 
 
 @asynccontextmanager
@@ -79,7 +82,7 @@ async def scene(redis_url: str, passing: Proxy) -> AsyncIterator[Scene]:
         issued = await operator.issue_key("acme")
         worker = WarmWorker(store)
         assert await worker.passes(issued.secret)
-        yield Scene(operator, clients_on(broken), worker, issued.secret, issued.key.id, store)
+        yield Scene(operator, clients_on(broken), worker, issued.secret, issued.key.id, store, broken)
 
 
 def breaking_off(redis_url: str, folder: Path, fate: Fate, work: Callable[[Scene], Awaitable[None]]) -> None:
@@ -173,5 +176,75 @@ def test_a_suspension_can_be_asked_again(redis_url: str, tmp_path: Path, fate: F
         await broken_off(getattr(on.breaking, change)("acme"))
         client = await getattr(on.operator, change)("acme")
         assert client.status.value == ("suspended" if change == "suspend" else "active")
+
+    breaking_off(redis_url, tmp_path, fate, work)
+
+
+ADA = Alias("https://id.example.com", "ada")
+
+
+@pytest.mark.parametrize("fate", FATES)
+def test_an_alias_can_be_made_and_taken_away_again(redis_url: str, tmp_path: Path, fate: Fate) -> None:
+    """Whatever broke off, no generation stays as it was while a worker could know better or worse."""
+
+    async def work(on: Scene) -> None:
+        registry = Registry(on.store)
+        own = await registry.subject_client(subject_client_id(ADA.digest), ("ada", "ada2"), "free", 1)
+        assert own is not None
+        await broken_off(on.breaking.add_alias("acme", ADA))
+        await on.operator.add_alias("acme", ADA)
+        assert await registry.alias(ADA.digest) == (await on.operator.get("acme")).id
+        raised = await registry.client_of_id(own.id)
+        assert raised is not None
+        assert raised.generation > own.generation
+        before = (await on.operator.get("acme")).generation
+        await broken_off(on.breaking.remove_alias("acme", ADA.digest))
+        with suppress(NotFoundError):  # It says that there is no alias: then it has to be gone.
+            await on.operator.remove_alias("acme", ADA.digest)
+        assert await registry.alias_holder(ADA.digest) is None
+        assert await on.operator.aliases_of("acme") == []
+        assert (await on.operator.get("acme")).generation > before
+
+    breaking_off(redis_url, tmp_path, fate, work)
+
+
+@pytest.mark.parametrize("fate", FATES)
+def test_a_deleted_client_leaves_no_alias(redis_url: str, tmp_path: Path, fate: Fate) -> None:
+    async def work(on: Scene) -> None:
+        await on.operator.add_alias("acme", ADA)
+        await broken_off(on.breaking.delete("acme"))
+        with suppress(NotFoundError):
+            await on.operator.delete("acme")
+        assert await on.store.call("KEYS", "*") == []
+
+    breaking_off(redis_url, tmp_path, fate, work)
+
+
+@pytest.mark.parametrize("fate", FATES)
+def test_a_subjects_revocation_can_be_asked_again_and_then_holds(redis_url: str, tmp_path: Path, fate: Fate) -> None:
+    """Both clients that its tokens may count against are raised, also when its alias is taken away meanwhile."""
+
+    async def work(on: Scene) -> None:
+        registry = Registry(on.store)
+        own = await registry.subject_client(subject_client_id(ADA.digest), ("ada", "ada2"), "free", 1)
+        assert own is not None
+        await on.operator.add_alias("acme", ADA)
+        acme = await on.operator.get("acme")
+        await on.store.call("HSET", "q1:aliases", ADA.digest, f"-{acme.id}")  # Its removal broke off here.
+        token = Verified(ADA.issuer, ADA.subject, "ada", 10**15, 10**15)
+        revocations = Revocations(on.store, registry)
+        revocation = Revocation(ADA.issuer, subject=ADA.subject)
+        await broken_off(Revocations(on.broken, Registry(on.broken)).revoke(revocation, 0))
+        await revocations.revoke(revocation, 0)
+        assert await revocations.is_revoked(token)
+        raised = await registry.client_of_id(own.id)
+        assert raised is not None
+        assert raised.generation > own.generation
+        assert (await on.operator.get("acme")).generation > acme.generation
+        assert await revocations.all(0) == [revocation]
+        await broken_off(Revocations(on.broken, Registry(on.broken)).restore(revocation.id))
+        await revocations.restore(revocation.id)
+        assert not await revocations.is_revoked(token)
+        assert await revocations.all(0) == []
 
     breaking_off(redis_url, tmp_path, fate, work)

@@ -14,6 +14,8 @@ from quotas.audit import Audit, Told
 from quotas.clients import Clients
 from quotas.directory import Directory
 from quotas.registry import Registry
+from quotas.revocations import Revocations
+from quotas.revoking import Revoking
 from quotas.store import Store
 
 from .serving import PLANS
@@ -60,7 +62,11 @@ async def office(
         def clients(heard: Told) -> Clients:
             return Clients(registry, config=config, brand="quotas", pepper=None, clock=clock, heard=heard)
 
-        services = Admin(clients, Directory(store, registry), Audit(store))
+        def revoking(heard: Told) -> Revoking:
+            revocations = Revocations(store, registry)
+            return Revoking(revocations, issuers=config.issuers, clock=clock, heard=heard)
+
+        services = Admin(clients, revoking, Directory(store, registry), Audit(store))
         application = Starlette(routes=admin.routes(lambda _: services, TOKENS, port=port))
         http = httpx.AsyncClient(
             transport=httpx.ASGITransport(application),

@@ -54,16 +54,21 @@ class Service:
 
 
 @asynccontextmanager
-async def service(
+async def service(  # noqa: PLR0913 # One parameter for each thing that a test may be about.
     redis_url: str,
     plan_yaml: str = PLANS,
     *,
     clock: Callable[[], int] = app.clock,
     timeout_ms: int = PATIENCE_MS,
     pepper: bytes | None = None,
+    admin: str | None = None,
 ) -> AsyncIterator[Service]:
-    """A worker with these plans. `clock` gives its epoch microseconds; the store has its own."""
-    settings = Settings(redis_url=redis_url, store_timeout_ms=timeout_ms, key_pepper=pepper)
+    """A worker with these plans. `clock` gives its epoch microseconds; the store has its own.
+
+    `admin` is the token of the operator `ops`; without it there is no admin API.
+    """
+    admin_token = {} if admin is None else {"ops": admin}
+    settings = Settings(redis_url=redis_url, store_timeout_ms=timeout_ms, key_pepper=pepper, admin_token=admin_token)
     config = plans.parse(plan_yaml, "test plans")
     application = app.Worker(settings, ConfigFile(None), None, config, None, None)()
     async with AsyncExitStack() as stack:

@@ -887,6 +887,12 @@ OPERATIONS: Mapping[str, tuple[str, str, object]] = {
     "show key": ("GET", "/keys/key_1", None),
     "rotate key": ("POST", "/keys/key_1/rotate", {"grace_seconds": 60}),
     "revoke key": ("DELETE", "/keys/key_1", None),
+    "add alias": ("POST", "/clients/acme/aliases", {"issuer": "https://id.example.com", "subject": "ada"}),
+    "list aliases": ("GET", "/clients/acme/aliases", None),
+    "remove alias": ("DELETE", "/clients/acme/aliases/abc", None),
+    "revoke tokens": ("POST", "/revocations", {"issued_before": "2026-01-01T00:00:00Z"}),
+    "list revocations": ("GET", "/revocations", None),
+    "restore tokens": ("DELETE", "/revocations/rev_1", None),
     "list entries": ("GET", "/audit", None),
 }
 
@@ -998,6 +1004,10 @@ class TestDescription:
             "/admin/v1/keys",
             "/admin/v1/keys/{id}",
             "/admin/v1/keys/{id}/rotate",
+            "/admin/v1/clients/{name}/aliases",
+            "/admin/v1/clients/{name}/aliases/{id}",
+            "/admin/v1/revocations",
+            "/admin/v1/revocations/{id}",
             "/admin/v1/audit",
         }
         schemas = described["components"]["schemas"]

@@ -251,3 +251,9 @@ def set_up_logging(level: str) -> None:
     )
     if level != "debug":
         logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    logging.getLogger("uvicorn.error").addFilter(_worth_telling)
+
+
+def _worth_telling(record: logging.LogRecord) -> bool:
+    """Not that a check carries Upgrade, as gateways pass it on: the HTTP server would say so twice for each."""
+    return not str(record.msg).startswith(("Unsupported upgrade request", "No supported WebSocket library"))

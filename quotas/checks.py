@@ -12,6 +12,7 @@ from enum import Enum
 from quotas import paths, requests
 from quotas.decisions import Decision, Outcome
 from quotas.errors import RequestError, StoreUnavailableError
+from quotas.faces import NATIVE, Face
 from quotas.identities import Identities
 from quotas.limits import Mode, Quota
 from quotas.metrics import Metrics
@@ -100,14 +101,23 @@ class Checks:
         self._untold = 0
         self._tell_at = -math.inf
 
-    async def check(self, headers: Iterable[tuple[bytes, bytes]], *, method: str, trusted: bool) -> Answer:
+    async def check(
+        self,
+        headers: Iterable[tuple[bytes, bytes]],
+        face: Face = NATIVE,
+        *,
+        method: str,
+        target: bytes = b"/",
+        trusted: bool,
+    ) -> Answer:
         """The answer to a check with these headers, within the store's deadline, whatever the store does.
 
-        `method` is the check request's own; a `trusted` peer may say what the request costs.
+        `method` and `target` are the check request's own, as `requests.read` takes them; a `trusted` peer may say what
+        the request costs.
         """
         begun = self._timer()
         try:
-            request = requests.read(headers, method=method, trusted=trusted)
+            request = requests.read(headers, face, method=method, target=target, trusted=trusted)
         except RequestError as error:
             answer = Answer(Reason(error.reason))
         else:

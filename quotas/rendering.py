@@ -14,6 +14,7 @@ import orjson
 from quotas import windows
 from quotas.checks import Answer, Reason
 from quotas.decisions import Decision, Standing
+from quotas.faces import NATIVE, Face
 from quotas.limits import Bucket, Limit, Mode, Quota
 
 PROBLEM = b"application/problem+json"
@@ -32,7 +33,7 @@ _STORE_RETRY_S = 1
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """One HTTP answer; header names are lower case."""
+    """One HTTP answer; header names are lower case, each stands once, and `content-length` is among them."""
 
     status: int
     headers: list[tuple[bytes, bytes]]
@@ -68,7 +69,7 @@ _TITLES = {
 }
 
 _HINTS = {
-    Reason.INVALID_REQUEST: "One of X-Quotas-Cost, X-Forwarded-Method and X-Forwarded-Uri is malformed or sent twice.",
+    Reason.INVALID_REQUEST: "X-Quotas-Cost, or what carries the method or the path, is malformed or sent twice.",
     Reason.MISSING_CREDENTIAL: "Send an API key as `X-API-Key` or as `Authorization: Bearer`.",
     Reason.INVALID_CREDENTIAL: "Check that the whole key was sent and that it has not been revoked.",
     Reason.EXPIRED_CREDENTIAL: "Ask for a new credential.",
@@ -79,17 +80,22 @@ _HINTS = {
 }
 
 
-def check_response(answer: Answer) -> Response:
-    """The answer of the face `/check`; allow is exactly 200 with an empty body."""
-    status = 200 if answer.reason is None else _STATUS[answer.reason]
+def check_response(answer: Answer, face: Face = NATIVE, *, method: str = "GET") -> Response:
+    """The answer as a face writes it; allow is exactly 200 with an empty body.
+
+    `method` is that of the check request itself: what is answered to HEAD has the length of the body and not the body.
+    """
     headers = [(b"cache-control", b"no-store"), *_identity(answer)]
     if answer.decision is not None:
         headers += _rate_limit(answer.decision)
     if answer.degraded:
         headers.append((b"x-quotas-degraded", b"1"))
     if answer.reason is None:
-        return Response(status, [*headers, (b"content-length", b"0")])
+        return Response(200, [*headers, (b"content-length", b"0")])
+    status = _STATUS[answer.reason]
     headers.append((b"x-quotas-reason", answer.reason.value.encode()))
+    if face.tells_status:
+        headers.append((b"x-quotas-status", b"%d" % status))
     retry_after = _retry_after(answer)
     if retry_after is not None:
         headers.append((b"retry-after", b"%d" % retry_after))
@@ -97,9 +103,12 @@ def check_response(answer: Answer) -> Response:
         headers.append((b"x-quotas-limit", answer.decision.binding.name.encode()))
     if status == 401:  # noqa: PLR2004 # RFC 9110, section 15.5.2: a 401 carries a challenge.
         headers.append((b"www-authenticate", _challenge(answer.reason)))
+    told = face.instead.get(status, status)
+    if not face.bodies:
+        return Response(told, [*headers, (b"content-length", b"0")])
     body = _problem(answer, answer.reason, status, retry_after)
     headers += [(b"content-type", PROBLEM), (b"content-length", b"%d" % len(body))]
-    return Response(status, headers, body)
+    return Response(told, headers, b"" if method == "HEAD" else body)
 
 
 def _identity(answer: Answer) -> list[tuple[bytes, bytes]]:

@@ -1,7 +1,7 @@
 """What a check request says: credential, method, path and cost. Pure text work.
 
 Header values are bytes and stay bytes: a credential is compared exactly, whatever it is made of. Method and path
-are those of the request that the gateway asks about, carried in `X-Forwarded-Method` and `X-Forwarded-Uri`.
+are those of the request that the gateway asks about, carried as its face (`faces`) has it.
 """
 
 import re
@@ -11,6 +11,7 @@ from functools import lru_cache
 from ipaddress import ip_address
 
 from quotas.errors import CredentialError, RequestError
+from quotas.faces import FACES, NATIVE, Face
 from quotas.limits import EXACT
 from quotas.plans import Network
 
@@ -20,11 +21,15 @@ MAX_CREDENTIAL = 8192
 _SINGLE = {
     b"authorization": "ambiguous_credentials",
     b"x-api-key": "ambiguous_credentials",
-    b"x-forwarded-method": "invalid_request",
-    b"x-forwarded-uri": "invalid_request",
     b"x-quotas-cost": "invalid_request",
 }
-"""The headers that are read, and the reason to refuse a request that has one of them twice."""
+"""The headers that every face reads, and the reason to refuse a request that has one of them twice."""
+
+_SINGLE_OF = {
+    face: _SINGLE | {name: "invalid_request" for name in (face.method, face.target) if name is not None}
+    for face in FACES
+}
+"""The same with what carries method and target."""
 
 _METHOD = re.compile(rb"[A-Za-z][A-Za-z0-9!#$%&'*+.^_`|~-]{0,31}")
 _COST = re.compile(rb"[0-9]{1,16}")
@@ -43,28 +48,40 @@ class CheckRequest:
     cost: int | None = None
 
 
-def read(headers: Iterable[tuple[bytes, bytes]], *, method: str = "GET", trusted: bool = False) -> CheckRequest:
+def read(
+    headers: Iterable[tuple[bytes, bytes]],
+    face: Face = NATIVE,
+    *,
+    method: str = "GET",
+    target: bytes = b"/",
+    trusted: bool = False,
+) -> CheckRequest:
     """The request that these headers make; names are lower case, as ASGI has them.
 
-    `method` is the check request's own and stands where none is carried. `X-Quotas-Cost` is believed only from a
-    `trusted` peer and otherwise not looked at.
+    `method` and `target` are the check request's own, as `faces.find` has them, and stand where the face's headers
+    carry none. `X-Quotas-Cost` is believed only from a `trusted` peer and otherwise not looked at.
 
     Raises CredentialError with the reason `missing_credential`, `invalid_credential` or
     `ambiguous_credentials`: two headers of one kind, or two that disagree, never choose a client. Raises
     RequestError with the reason `invalid_request` for a method, path or cost that cannot be read.
     """
+    single = _SINGLE_OF[face]
     found: dict[bytes, bytes] = {}
     for name, value in headers:
-        if name in _SINGLE:
+        if name in single:
             if name in found and (trusted or name != b"x-quotas-cost"):
-                raise (RequestError if _SINGLE[name] == "invalid_request" else CredentialError)(_SINGLE[name])
+                raise (RequestError if single[name] == "invalid_request" else CredentialError)(single[name])
             found[name] = value
     credential = _credential(found.get(b"authorization"), found.get(b"x-api-key"))
-    carried = found.get(b"x-forwarded-method", method.encode("latin-1"))
+    carried = None if face.method is None else found.get(face.method)
+    if carried is None:
+        carried = method.encode("latin-1")
     if not _METHOD.fullmatch(carried):
         raise RequestError("invalid_request")
     cost = _cost(found[b"x-quotas-cost"]) if trusted and b"x-quotas-cost" in found else None
-    return CheckRequest(credential, carried.decode("ascii"), found.get(b"x-forwarded-uri", b"/"), cost)
+    if face.target is not None:
+        target = found.get(face.target, target)
+    return CheckRequest(credential, carried.decode("ascii"), target, cost)
 
 
 @lru_cache(4096)

@@ -8,12 +8,13 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from importlib.metadata import version
 from types import MappingProxyType
 from typing import Annotated, Any, TypedDict
+from urllib.parse import quote
 
 import orjson
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -25,10 +26,11 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, NoMatchFound, Route
 from starlette.types import Receive, Scope, Send
 
-from quotas import admin, instants, metrics, problems
+from quotas import admin, faces, instants, metrics, problems, rendering
 from quotas.admin_operations import Admin
 from quotas.checks import Checks
 from quotas.errors import ConflictError, NotFoundError, QuotasError, StoreUnavailableError
+from quotas.faces import Face
 from quotas.limits import EXACT
 from quotas.metrics import Metrics
 from quotas.planbook import Planbook
@@ -41,6 +43,7 @@ _ANSWERED = (NotFoundError, ConflictError, StoreUnavailableError)
 _READY_TIMEOUT_S = 1.0
 _REFUND_TIMEOUT_S = 1.0
 _ORPHAN_POLL_S = 1.0
+_LINGER_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,28 +87,97 @@ class State(TypedDict):
 Opened = Callable[[], contextlib.AbstractAsyncContextManager[Services]]
 
 
+async def answer_check(  # noqa: PLR0913 # What a request line, its headers and its connection say.
+    services: Services,
+    face: Face,
+    *,
+    method: str,
+    target: bytes,
+    headers: Sequence[tuple[bytes, bytes]],
+    peer: str | None,
+) -> rendering.Response:
+    """The answer to one check, from what was sent to what is sent; nothing in it knows of ASGI.
+
+    `face` and `target` are as `faces.find` has them, `peer` the address that the connection comes from.
+    """
+    # Only who says what a request costs has to be trusted.
+    trusted = any(name == b"x-quotas-cost" for name, _ in headers) and _is_trusted(peer, services)
+    answer = await services.checks.check(headers, face, method=method, target=target, trusted=trusted)
+    return check_response(answer, face, method=method)
+
+
 class CheckRoute(BaseRoute):
     """`/check`, and any path below it, with any method: never 404 and never 405."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """Whether this is a check; a path below may hold anything, a line end too."""
-        path = scope["path"] if scope["type"] == "http" else ""
-        return (Match.FULL if path == "/check" or path.startswith("/check/") else Match.NONE), {}
+        found = faces.find(_raw_path(scope), scope["query_string"]) if scope["type"] == "http" else None
+        return (Match.NONE, {}) if found is None else (Match.FULL, {"check": found})
 
     def url_path_for(self, name: str, /, **path_params: Any) -> URLPath:  # Nothing links to a check.
         """Checks have no name to be found by."""
         raise NoMatchFound(name, path_params)
 
-    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 # No body is read.
-        """Answer one check (ASGI 3)."""
-        services: Services = scope["state"]["services"]
-        headers = scope["headers"]
-        # Only who says what a request costs has to be trusted.
-        trusted = any(name == b"x-quotas-cost" for name, _ in headers) and _is_trusted(scope, services)
-        answer = await services.checks.check(headers, method=scope["method"], trusted=trusted)
-        response = check_response(answer)
-        await send({"type": "http.response.start", "status": response.status, "headers": response.headers})
-        await send({"type": "http.response.body", "body": response.body})
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one check (ASGI 3), without waiting for a body that it may promise."""
+        face, target = scope["check"]
+        method, headers, peer = scope["method"], scope["headers"], scope.get("client")
+        response = await answer_check(
+            scope["state"]["services"],
+            face,
+            method=method,
+            target=target,
+            headers=headers,
+            peer=None if peer is None else peer[0],
+        )
+        fields = response.headers
+        unread = _promises_body(headers) and not await _body_has_come(headers, receive)
+        if unread or method == "CONNECT":
+            fields = [*fields, (b"connection", b"close")]
+        await send({"type": "http.response.start", "status": response.status, "headers": fields})
+        if unread:
+            await send({"type": "http.response.body", "body": response.body, "more_body": True})
+            await _linger(receive)
+        await send({"type": "http.response.body", "body": b"" if unread else response.body})
+
+
+def _raw_path(scope: Scope) -> bytes:
+    raw: bytes | None = scope.get("raw_path")
+    return quote(scope["path"]).encode() if raw is None else raw
+
+
+def _promises_body(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Whether a body follows these headers (RFC 9112, section 6.3)."""
+    return any(
+        name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0 \t")) for name, value in headers
+    )
+
+
+async def _body_has_come(headers: Iterable[tuple[bytes, bytes]], receive: Receive) -> bool:
+    """Whether the whole body is here by now. What has come of it is dropped; nothing is waited for.
+
+    A connection goes on after a body that has come. After one that has not, what comes next could be taken for it: a
+    gateway may have passed on the length of a body that it keeps. Who expects to be told to go on (RFC 9110, section
+    10.1.1) has not sent it, and reading would tell it to.
+    """
+    if any(name == b"expect" for name, _ in headers):
+        return False
+    try:
+        async with asyncio.timeout(0):
+            while (message := await receive())["type"] == "http.request":
+                if not message.get("more_body", False):
+                    return True
+    except TimeoutError:
+        pass
+    return False
+
+
+async def _linger(receive: Receive) -> None:
+    """Read on for a moment after the answer: closing over unread bytes would reset the connection under the answer."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_LINGER_S):
+            while (message := await receive())["type"] == "http.request" and message.get("more_body", False):
+                pass
 
 
 def create(
@@ -174,7 +246,7 @@ async def _metrics(request: Request) -> Response:
 async def _refund(request: Request) -> Response:
     """Give units back: for services behind the gateway that speak to this one directly, never for its callers."""
     services: Services = request.state.services
-    if not _is_trusted(request.scope, services) or _came_through_a_proxy(request):
+    if not _is_trusted(request.client and request.client.host, services) or _came_through_a_proxy(request):
         raise HTTPException(403, "Refunds are for trusted callers: ask directly, from one of `trusted_proxies`.")
     asked = RefundRequest.model_validate_json(await problems.body(request))
     async with deadline(_REFUND_TIMEOUT_S):
@@ -190,9 +262,8 @@ async def _refund(request: Request) -> Response:
     return _json({"client": asked.client, "refunded": refunded.units, "repeated": refunded.repeated})
 
 
-def _is_trusted(scope: Scope, services: Services) -> bool:
-    peer = scope.get("client")
-    return peer is not None and is_trusted(peer[0], services.planbook.config.trusted_proxies)
+def _is_trusted(peer: str | None, services: Services) -> bool:
+    return peer is not None and is_trusted(peer, services.planbook.config.trusted_proxies)
 
 
 def _came_through_a_proxy(request: Request) -> bool:

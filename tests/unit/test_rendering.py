@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from quotas.checks import Answer, Reason
 from quotas.decisions import Decision, Outcome, Standing
+from quotas.faces import ENVOY, FACES, NGINX, Face
 from quotas.keys import Environment
 from quotas.limits import Bucket, Limit, Mode, Quota, Window
 from quotas.registry import Client, Identity, Key, Status
@@ -188,6 +189,48 @@ def test_every_reason_has_an_answer_without_a_credential_in_it(reason: Reason) -
     for secret in (b"SHOW", b"quotas_live", b"laptop", b"cl_1"):
         assert secret not in response.body
     assert all(b"SHOW" not in value for _, value in response.headers)
+
+
+NGINX_TOLD = {200: 200, 400: 403, 401: 401, 403: 403, 429: 403, 503: 503}
+"""What ngx_http_auth_request_module passes on as it is: 2xx, 401 and 403; 503 becomes its own error page."""
+
+
+class TestFaces:
+    @pytest.mark.parametrize("reason", list(Reason))
+    def test_nginx_gets_no_body_a_status_that_it_knows_and_the_true_one_beside_it(self, reason: Reason) -> None:
+        answer = Answer(reason, identity())
+        native, nginx = check_response(answer), check_response(answer, NGINX)
+        expected = fields(native) | {"x-quotas-status": str(native.status)}
+        del expected["content-type"]
+        assert (nginx.status, nginx.body) == (NGINX_TOLD[native.status], b"")
+        assert fields(nginx) == expected
+
+    def test_nginx_throttled_is_403_with_everything_that_a_429_says(self) -> None:
+        response = check_response(refused(Standing(PER_SECOND, 0, 2 * SECOND, 200_000)), NGINX)
+        assert (response.status, response.body) == (403, b"")
+        assert fields(response) == {
+            **ACME,
+            "ratelimit-policy": '"per-second";q=10;w=2',
+            "ratelimit": '"per-second";r=0;t=1',
+            "retry-after": "1",
+            "x-quotas-limit": "per-second",
+            "x-quotas-reason": "rate_limited",
+            "x-quotas-status": "429",
+        }
+
+    @pytest.mark.parametrize("face", FACES, ids=lambda face: face.name)
+    def test_allow_is_the_same_for_every_face_and_method(self, face: Face) -> None:
+        answer = Answer(None, identity(), Decision.of(AT_US, [Standing(PER_SECOND, 9, 200_000, 0)]))
+        assert check_response(answer, face, method="HEAD") == check_response(answer)
+
+    @pytest.mark.parametrize("reason", list(Reason))
+    def test_envoy_is_answered_like_any_program(self, reason: Reason) -> None:
+        assert check_response(Answer(reason, identity()), ENVOY) == check_response(Answer(reason, identity()))
+
+    @pytest.mark.parametrize("reason", list(Reason))
+    def test_head_has_the_length_of_the_body_and_not_the_body(self, reason: Reason) -> None:
+        get, head = (check_response(Answer(reason), method=method) for method in ("GET", "HEAD"))
+        assert (head.status, head.headers, head.body) == (get.status, get.headers, b"")
 
 
 class TestSeconds:

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from quotas import keys
 from quotas.errors import CredentialError, RequestError
+from quotas.faces import ENVOY, NATIVE, NGINX, Face
 from quotas.requests import MAX_CREDENTIAL, CheckRequest, read
 
 Headers = list[tuple[bytes, bytes]]
@@ -202,3 +203,35 @@ def test_a_method_or_path_that_cannot_be_read_is_invalid(headers: Headers) -> No
     with pytest.raises(RequestError) as caught:
         read([api_key(K), *headers])
     assert caught.value.reason == "invalid_request"
+
+
+FORWARDED = [(b"x-forwarded-method", b"PUT"), (b"x-forwarded-uri", b"/forwarded")]
+ORIGINAL = [(b"x-original-method", b"PATCH"), (b"x-original-uri", b"/original")]
+
+
+@pytest.mark.parametrize(
+    ("face", "method", "target"),
+    [(NATIVE, "PUT", b"/forwarded"), (NGINX, "PATCH", b"/original"), (ENVOY, "POST", b"/own")],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_a_face_reads_its_own_carriers_and_no_others(face: Face, method: str, target: bytes) -> None:
+    request = read([api_key(K), *FORWARDED, *ORIGINAL], face, method="POST", target=b"/own")
+    assert (request.method, request.target) == (method, target)
+
+
+@pytest.mark.parametrize("face", [NATIVE, NGINX, ENVOY], ids=lambda face: face.name)
+def test_without_carriers_the_check_request_speaks_for_itself(face: Face) -> None:
+    request = read([api_key(K)], face, method="POST", target=b"/own")
+    assert (request.method, request.target) == ("POST", b"/own")
+
+
+@pytest.mark.parametrize("face", [NATIVE, NGINX, ENVOY], ids=lambda face: face.name)
+@pytest.mark.parametrize("name", [b"x-forwarded-method", b"x-forwarded-uri", b"x-original-method", b"x-original-uri"])
+def test_a_carrier_that_stands_twice_is_refused_by_its_own_face_only(face: Face, name: bytes) -> None:
+    headers = [api_key(K), (name, b"GET"), (name, b"GET")]
+    if name in {face.method, face.target}:
+        with pytest.raises(RequestError) as caught:
+            read(headers, face)
+        assert caught.value.reason == "invalid_request"
+    else:
+        assert read(headers, face).target == b"/"

@@ -58,6 +58,14 @@ class StoreErrorPolicy(Enum):
     DENY = "deny"
 
 
+class HeaderStyle(Enum):
+    """How what is left is told: the IETF draft's `RateLimit` fields, `X-RateLimit-*` of one limit, or both."""
+
+    DRAFT = "draft"
+    LEGACY = "legacy"
+    BOTH = "both"
+
+
 @dataclass(frozen=True, slots=True)
 class Match:
     """Which requests a rule is about. None is any method, or any path; methods are upper case."""
@@ -123,6 +131,7 @@ class Config:
     trusted_proxies: tuple[Network, ...] = LOOPBACK
     issuers: Mapping[str, Issuer] = field(default_factory=dict)
     decryption_keys: tuple[DecryptionKeySource, ...] = ()
+    headers: HeaderStyle = HeaderStyle.DRAFT
 
 
 def parse(text: str, source: str) -> Config:
@@ -333,6 +342,7 @@ class _File(_Model):
     trusted_proxies: list[Annotated[Network, BeforeValidator(_network)]] | None = None
     issuers: IssuerModels = []
     decryption_keys: DecryptionKeyModels = []
+    headers: Annotated[HeaderStyle, Field(strict=False)] = HeaderStyle.DRAFT
 
     def to_domain(self, source: str) -> Config:
         return Config(
@@ -342,6 +352,7 @@ class _File(_Model):
             LOOPBACK if self.trusted_proxies is None else tuple(self.trusted_proxies),
             {issuer.issuer: issuer.to_domain() for issuer in self.issuers},
             tuple(key.to_domain() for key in self.decryption_keys),
+            headers=self.headers,
         )
 
 

@@ -3,8 +3,12 @@
 `RateLimit` and `RateLimit-Policy` follow draft-ietf-httpapi-ratelimit-headers-11 (2026-05-23): lists of quoted
 names with integer parameters (RFC 9651), one line per field name. `q` is the burst or the quota, `w` the whole
 seconds in which it refills or the window lasts, `r` what is left, `t` the seconds until more comes.
+
+`X-RateLimit-*` have room for one limit: the one nearest to refusing, as `_nearest` has it. `X-RateLimit-Reset` is an
+instant, in seconds since the epoch, at which that limit has everything again.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import quote
@@ -16,6 +20,7 @@ from quotas.checks import Answer, Reason
 from quotas.decisions import Decision, Standing
 from quotas.faces import NATIVE, Face
 from quotas.limits import Bucket, Limit, Mode, Quota
+from quotas.plans import HeaderStyle
 
 PROBLEM = b"application/problem+json"
 REALM = "quotas"
@@ -24,6 +29,11 @@ REDUCED_CAPACITY = "https://iana.org/assignments/http-problem-types#temporary-re
 
 _LARGEST = 999_999_999_999_999
 """The largest integer of a structured field (RFC 9651, section 3.3.1); larger numbers are written as this."""
+
+MAX_FIELDS = 1280
+"""Bytes that the values of `RateLimit-Policy` and `RateLimit` take together; limits that are left out are the farthest
+from refusing. A whole header block stays below 2 kB with them: nginx reads at most 4 kB of one (`proxy_buffer_size`).
+"""
 
 _VISIBLE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) != "%")
 
@@ -80,14 +90,16 @@ _HINTS = {
 }
 
 
-def check_response(answer: Answer, face: Face = NATIVE, *, method: str = "GET") -> Response:
+def check_response(
+    answer: Answer, face: Face = NATIVE, style: HeaderStyle = HeaderStyle.DRAFT, *, method: str = "GET"
+) -> Response:
     """The answer as a face writes it; allow is exactly 200 with an empty body.
 
     `method` is that of the check request itself: what is answered to HEAD has the length of the body and not the body.
     """
     headers = [(b"cache-control", b"no-store"), *_identity(answer)]
     if answer.decision is not None:
-        headers += _rate_limit(answer.decision)
+        headers += _rate_limit(answer.decision, style)
     if answer.degraded:
         headers.append((b"x-quotas-degraded", b"1"))
     if answer.reason is None:
@@ -127,25 +139,75 @@ def _field(name: str) -> bytes:
     return quote(name, safe=_VISIBLE).encode()
 
 
-def _rate_limit(decision: Decision) -> list[tuple[bytes, bytes]]:
+def _rate_limit(decision: Decision, style: HeaderStyle) -> list[tuple[bytes, bytes]]:
     """A limit in shadow mode is tried out before anyone feels it, so nobody is told of it."""
     seen = [standing for standing in decision.standings if standing.limit.mode is not Mode.SHADOW]
     if not seen:
         return []
-    policies = ", ".join(_policy(standing, decision.at_us) for standing in seen)
-    limits = ", ".join(_standing(standing) for standing in seen)
-    return [(b"ratelimit-policy", policies.encode()), (b"ratelimit", limits.encode())]
+    headers = []
+    if style is not HeaderStyle.LEGACY:
+        policies = [_policy(standing, decision.at_us) for standing in seen]
+        limits = [_standing(standing) for standing in seen]
+        if _length(policies) + _length(limits) > MAX_FIELDS:
+            kept = _kept(policies, limits, _nearest(decision, seen))
+            policies, limits = [policies[at] for at in kept], [limits[at] for at in kept]
+        headers += [(b"ratelimit-policy", ", ".join(policies).encode()), (b"ratelimit", ", ".join(limits).encode())]
+    if style is not HeaderStyle.DRAFT:
+        headers += _legacy(seen[_nearest(decision, seen)[0]], decision.at_us)
+    return headers
+
+
+def _length(items: Sequence[str]) -> int:
+    return sum(map(len, items)) + 2 * (len(items) - 1)
+
+
+def _nearest(decision: Decision, seen: Sequence[Standing]) -> list[int]:
+    """Places of the limits, the nearest to refusing first.
+
+    The binding limit of a refusal comes first, then who has the least left of its burst or its units; the plan's order
+    decides between equals.
+    """
+
+    def distance(at: int) -> tuple[bool, float]:
+        standing = seen[at]
+        return standing.limit is not decision.binding, max(0, standing.remaining) / max(1, _most(standing.limit))
+
+    return sorted(range(len(seen)), key=distance)
+
+
+def _kept(policies: Sequence[str], limits: Sequence[str], nearest: Iterable[int]) -> list[int]:
+    """Places of the limits that there is room for, in the plan's order; one is always told."""
+    kept: list[int] = []
+    length = -2 * len(", ")
+    for at in nearest:
+        length += len(policies[at]) + len(limits[at]) + 2 * len(", ")
+        if kept and length > MAX_FIELDS:
+            break
+        kept.append(at)
+    return sorted(kept)
+
+
+def _most(limit: Limit) -> int:
+    return limit.rule.burst if isinstance(limit.rule, Bucket) else limit.rule.units
+
+
+def _legacy(standing: Standing, at_us: int) -> list[tuple[bytes, bytes]]:
+    """`X-RateLimit-*`; a bucket that never refills has no reset."""
+    numbers = [(b"x-ratelimit-limit", _most(standing.limit)), (b"x-ratelimit-remaining", max(0, standing.remaining))]
+    if standing.reset_after_us is not None:
+        numbers.append((b"x-ratelimit-reset", _seconds(at_us + standing.reset_after_us)))
+    return [(name, b"%d" % min(number, _LARGEST)) for name, number in numbers]
 
 
 def _policy(standing: Standing, at_us: int) -> str:
     rule = standing.limit.rule
     if isinstance(rule, Bucket):
-        most, length_us = rule.burst, rule.refill_time_us
+        length_us = rule.refill_time_us
     else:
         assert standing.reset_after_us is not None, "every window ends"
-        most, length_us = rule.units, _window_us(rule, at_us + standing.reset_after_us)
+        length_us = _window_us(rule, at_us + standing.reset_after_us)
     window = "" if length_us is None else f";w={_seconds(length_us, least=1)}"
-    return f"{_string(standing.limit.name)};q={min(most, _LARGEST)}{window}"
+    return f"{_string(standing.limit.name)};q={min(_most(standing.limit), _LARGEST)}{window}"
 
 
 @lru_cache(4096)

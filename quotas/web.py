@@ -103,7 +103,7 @@ async def answer_check(  # noqa: PLR0913 # What a request line, its headers and 
     # Only who says what a request costs has to be trusted.
     trusted = any(name == b"x-quotas-cost" for name, _ in headers) and _is_trusted(peer, services)
     answer = await services.checks.check(headers, face, method=method, target=target, trusted=trusted)
-    return check_response(answer, face, method=method)
+    return check_response(answer, face, services.planbook.config.headers, method=method)
 
 
 class CheckRoute(BaseRoute):

@@ -14,8 +14,9 @@ from quotas.decisions import Decision, Outcome, Standing
 from quotas.faces import ENVOY, FACES, NGINX, Face
 from quotas.keys import Environment
 from quotas.limits import Bucket, Limit, Mode, Quota, Window
+from quotas.plans import HeaderStyle
 from quotas.registry import Client, Identity, Key, Status
-from quotas.rendering import Response, check_response
+from quotas.rendering import MAX_FIELDS, Response, check_response
 
 SECOND = 1_000_000
 AT_US = (datetime(2026, 3, 25, tzinfo=UTC) - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
@@ -231,6 +232,118 @@ class TestFaces:
     def test_head_has_the_length_of_the_body_and_not_the_body(self, reason: Reason) -> None:
         get, head = (check_response(Answer(reason), method=method) for method in ("GET", "HEAD"))
         assert (head.status, head.headers, head.body) == (get.status, get.headers, b"")
+
+
+class TestLegacy:
+    def shown(self, answer: Answer, style: HeaderStyle = HeaderStyle.LEGACY) -> dict[str, str]:
+        found = fields(check_response(answer, style=style))
+        return {name: value for name, value in found.items() if "ratelimit" in name}
+
+    def test_a_quota_resets_when_its_window_ends(self) -> None:
+        standings = [Standing(PER_SECOND, 10, 0, 0), Standing(MONTHLY, 9_999, WEEK_US, 0)]
+        assert self.shown(Answer(None, identity(), Decision.of(AT_US, standings))) == {
+            "x-ratelimit-limit": "10000",
+            "x-ratelimit-remaining": "9999",
+            "x-ratelimit-reset": str((AT_US + WEEK_US) // SECOND),
+        }
+
+    def test_a_bucket_resets_when_it_is_full_rounded_up(self) -> None:
+        answer = Answer(None, identity(), Decision.of(AT_US + 1, [Standing(PER_SECOND, 8, 400_000, 0)]))
+        assert self.shown(answer) == {
+            "x-ratelimit-limit": "10",
+            "x-ratelimit-remaining": "8",
+            "x-ratelimit-reset": str(AT_US // SECOND + 1),
+        }
+
+    def test_who_has_the_least_left_of_its_size_is_shown(self) -> None:
+        """5 of 10 is less than 6000 of 10000; of equals the plan's first is."""
+        for left, limit in ((6_000, "10"), (4_999, "10000"), (5_000, "10")):
+            standings = [Standing(PER_SECOND, 5, SECOND, 0), Standing(MONTHLY, left, WEEK_US, 0)]
+            shown = self.shown(Answer(None, identity(), Decision.of(AT_US, standings)))
+            assert shown["x-ratelimit-limit"] == limit
+
+    def test_the_binding_limit_of_a_refusal_is_shown_before_any_other(self) -> None:
+        standings = [Standing(PER_SECOND, 0, 2 * SECOND, 200_000), Standing(MONTHLY, 7, WEEK_US, WEEK_US)]
+        shown = self.shown(Answer(Reason.QUOTA_EXCEEDED, identity(), Decision.of(AT_US, standings)))
+        assert (shown["x-ratelimit-limit"], shown["x-ratelimit-remaining"]) == ("10000", "7")
+
+    def test_what_never_refills_has_no_reset_and_overage_no_negative_number(self) -> None:
+        never = Limit("never", Bucket(count=0, period_us=SECOND, burst=5))
+        shown = self.shown(Answer(None, identity(), Decision.of(AT_US, [Standing(never, 2, None, 0)])))
+        assert shown == {"x-ratelimit-limit": "5", "x-ratelimit-remaining": "2"}
+        over = Limit("over", MONTHLY.rule, Mode.OVERAGE)
+        shown = self.shown(Answer(None, identity(), Decision.of(AT_US, [Standing(over, -7, WEEK_US, WEEK_US)])))
+        assert shown["x-ratelimit-remaining"] == "0"
+
+    @pytest.mark.parametrize("face", FACES, ids=lambda face: face.name)
+    def test_both_is_both_on_every_face(self, face: Face) -> None:
+        answer = refused(Standing(PER_SECOND, 0, 2 * SECOND, 200_000))
+        parts = [fields(check_response(answer, face, style)) for style in HeaderStyle]
+        draft, legacy, both = parts
+        assert both == draft | legacy
+        assert set(both) - set(draft) == {"x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"}
+        assert set(both) - set(legacy) == {"ratelimit-policy", "ratelimit"}
+
+    def test_a_shadow_limit_is_not_shown(self) -> None:
+        shadow = Limit("shadow", MONTHLY.rule, Mode.SHADOW)
+        assert self.shown(Answer(None, identity(), Decision.of(AT_US, [Standing(shadow, 0, WEEK_US, WEEK_US)]))) == {}
+
+
+class TestBlock:
+    """nginx answers 500 when a check's header block does not fit its buffer: 4 kB, status line included."""
+
+    @staticmethod
+    def block(response: Response) -> int:
+        """Bytes of the status line and all fields, with the date that the server adds."""
+        lines = [b"HTTP/1.1 429 Too Many Requests", b"date: Wed, 25 Nov 2026 03:07:50 GMT"]
+        lines += [name + b": " + value for name, value in response.headers]
+        return sum(len(line) + 2 for line in lines) + 2
+
+    @staticmethod
+    def names(count: int, longest: str = "n") -> list[str]:
+        return [f"{number:02}".ljust(64, longest) for number in range(count)]
+
+    def answer(self, names: list[str], left: list[int], client: str = "c" * 128) -> Answer:
+        rules = [Quota(units=2**53 - 1, window=Window.YEAR)] * len(names)
+        standings = [
+            Standing(Limit(name, rule), units, WEEK_US, 0 if units else WEEK_US)
+            for name, rule, units in zip(names, rules, left, strict=True)
+        ]
+        decision = Decision.of(AT_US, standings)
+        return Answer(Reason.of(decision), identity(client), decision)
+
+    @pytest.mark.parametrize("face", FACES, ids=lambda face: face.name)
+    @pytest.mark.parametrize("longest", ["n", '"'], ids=["plain", "escaped"])
+    def test_sixteen_limits_with_the_longest_names_stay_below_2_kb(self, face: Face, longest: str) -> None:
+        names = self.names(16, longest)
+        for left in ([2**53 - 1] * 16, [*range(2**52, 2**52 + 15), 0]):
+            assert self.block(check_response(self.answer(names, left), face, HeaderStyle.BOTH)) < 2_048
+
+    def test_with_the_longest_name_of_a_client_it_fits_the_buffer_of_nginx(self) -> None:
+        answer = self.answer(self.names(16, '"'), [0] * 16, client="\U0001f680" * 128)
+        assert self.block(check_response(answer, NGINX, HeaderStyle.BOTH)) < 4_096
+
+    def test_what_is_left_out_is_the_farthest_from_refusing_and_the_plan_s_order_stays(self) -> None:
+        names = self.names(16)
+        left = [(number * 7 + 3) % 16 * 10**15 for number in range(16)]
+        found = fields(check_response(self.answer(names, left)))
+        told = [re.findall(r'"(\d\dn+)"', found[name]) for name in ("ratelimit-policy", "ratelimit")]
+        nearest = sorted(names, key=lambda name: left[names.index(name)])[: len(told[0])]
+        assert told[0] == told[1] == sorted(nearest)
+        assert found["x-quotas-limit"] in nearest
+        total = len(found["ratelimit-policy"]) + len(found["ratelimit"])
+        per_limit = total // len(nearest)
+        assert MAX_FIELDS - per_limit - 4 < total <= MAX_FIELDS
+
+    def test_what_just_fits_is_told_and_a_little_more_is_not(self) -> None:
+        names = [name[:64] for name in self.names(6)]
+        whole = fields(check_response(self.answer(names, [5] * 6)))
+        spare = MAX_FIELDS - len(whole["ratelimit-policy"]) - len(whole["ratelimit"])
+        assert spare > 0
+        last = "x" * (spare // 2 - len(', "";q=999999999999999;w=31536000, "";r=5;t=604800') // 2)
+        for name, count in ((last, 7), (last + "xx", 6)):
+            found = fields(check_response(self.answer([*names, name], [5] * 7)))
+            assert found["ratelimit"].count(";r=") == found["ratelimit-policy"].count(";q=") == count
 
 
 class TestSeconds:

@@ -8,7 +8,7 @@ import pytest
 
 from .conftest import Server
 from .serving import service
-from .timed import left, noon, timed
+from .timed import SECOND_US, left, noon, timed, us
 
 PLANS = """
 plans:
@@ -119,6 +119,28 @@ class TestEveryFace:
                     response = await ask(worker.http, "GET", "/", headers)
                     well_formed(ask, response, status)
                     assert response.headers.get("x-quotas-reason") == reason
+
+        asyncio.run(work())
+
+    def test_headers_are_those_of_the_configuration_in_force(self, redis_url: str, ask: Ask) -> None:
+        async def work() -> None:
+            async with timed(redis_url, PLANS, noon()) as worker:
+                key = {"x-api-key": await worker.key("acme", "single")}
+                await ask(worker.http, "GET", "/", key)
+                shown = {}
+                for style in ("draft", "legacy", "both"):
+                    worker.use(f"{PLANS}headers: {style}\n")
+                    refused = await ask(worker.http, "GET", "/", key)
+                    well_formed(ask, refused, 429)
+                    shown[style] = {name: value for name, value in refused.headers.items() if "ratelimit" in name}
+                reset = str(us("2026-06-10T13:00:00Z") // SECOND_US)
+                assert shown["draft"] == {"ratelimit-policy": '"one";q=1;w=3600', "ratelimit": '"one";r=0;t=3600'}
+                assert shown["legacy"] == {
+                    "x-ratelimit-limit": "1",
+                    "x-ratelimit-remaining": "0",
+                    "x-ratelimit-reset": reset,
+                }
+                assert shown["both"] == shown["draft"] | shown["legacy"]
 
         asyncio.run(work())
 

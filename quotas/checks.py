@@ -5,7 +5,7 @@ Every road ends in an `Answer`: a refusal is a value, and so is an outage.
 
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -17,7 +17,7 @@ from quotas.identities import Identities
 from quotas.limits import Mode, Quota
 from quotas.metrics import Metrics
 from quotas.planbook import Planbook
-from quotas.plans import Plan, StoreErrorPolicy
+from quotas.plans import Plan, Preflight, StoreErrorPolicy
 from quotas.registry import Identity, Status
 from quotas.requests import CheckRequest
 from quotas.scripts import Take, take
@@ -60,7 +60,7 @@ class Reason(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a check is answered. `reason` None is allowed; identity is None where it is not known.
+    """What a check is answered. `reason` None is allowed; identity is None where it is not known, or was not asked for.
 
     `decision` is None where no limit was asked. `degraded` says that the store was not asked and the plan lets
     such checks pass.
@@ -103,7 +103,7 @@ class Checks:
 
     async def check(
         self,
-        headers: Iterable[tuple[bytes, bytes]],
+        headers: Collection[tuple[bytes, bytes]],
         face: Face = NATIVE,
         *,
         method: str,
@@ -116,12 +116,15 @@ class Checks:
         the request costs.
         """
         begun = self._timer()
-        try:
-            request = requests.read(headers, face, method=method, target=target, trusted=trusted)
-        except RequestError as error:
-            answer = Answer(Reason(error.reason))
+        if self._planbook.config.preflight is Preflight.FREE and requests.is_preflight(headers, face, method=method):
+            answer = Answer(None)
         else:
-            answer = await self._answer(request)
+            try:
+                request = requests.read(headers, face, method=method, target=target, trusted=trusted)
+            except RequestError as error:
+                answer = Answer(Reason(error.reason))
+            else:
+                answer = await self._answer(request)
         client = answer.identity and answer.identity.client
         self._metrics.check(
             client.name if client else None, client.plan if client else "", outcome(answer), self._timer() - begun

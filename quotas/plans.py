@@ -66,6 +66,13 @@ class HeaderStyle(Enum):
     BOTH = "both"
 
 
+class Preflight(Enum):
+    """What becomes of CORS preflights: they pass free, or they are checked like any other request."""
+
+    FREE = "pass"
+    CHECK = "check"
+
+
 @dataclass(frozen=True, slots=True)
 class Match:
     """Which requests a rule is about. None is any method, or any path; methods are upper case."""
@@ -132,6 +139,7 @@ class Config:
     issuers: Mapping[str, Issuer] = field(default_factory=dict)
     decryption_keys: tuple[DecryptionKeySource, ...] = ()
     headers: HeaderStyle = HeaderStyle.DRAFT
+    preflight: Preflight = Preflight.CHECK
 
 
 def parse(text: str, source: str) -> Config:
@@ -343,6 +351,7 @@ class _File(_Model):
     issuers: IssuerModels = []
     decryption_keys: DecryptionKeyModels = []
     headers: Annotated[HeaderStyle, Field(strict=False)] = HeaderStyle.DRAFT
+    preflight: Annotated[Preflight, Field(strict=False)] = Preflight.CHECK
 
     def to_domain(self, source: str) -> Config:
         return Config(
@@ -353,6 +362,7 @@ class _File(_Model):
             {issuer.issuer: issuer.to_domain() for issuer in self.issuers},
             tuple(key.to_domain() for key in self.decryption_keys),
             headers=self.headers,
+            preflight=self.preflight,
         )
 
 

@@ -84,6 +84,23 @@ def read(
     return CheckRequest(credential, carried.decode("ascii"), target, cost)
 
 
+def is_preflight(headers: Iterable[tuple[bytes, bytes]], face: Face = NATIVE, *, method: str = "GET") -> bool:
+    """Whether this is a CORS preflight: OPTIONS with one `Origin` and one `Access-Control-Request-Method`.
+
+    That is what a browser sends before a request of a page on another origin (Fetch, section 4.8), and it sends no
+    credential with it. `method` is the check request's own. A method that is carried twice is none.
+    """
+    names = (b"origin", b"access-control-request-method", face.method)
+    found = [(name, value) for name, value in headers if name in names]
+    values = dict(found)
+    carried = method.encode("latin-1") if face.method is None else values.get(face.method, method.encode("latin-1"))
+    return (
+        carried == b"OPTIONS"
+        and len(found) == len(values)
+        and all(values.get(name, b"").strip(b" \t") for name in names[:2])
+    )
+
+
 @lru_cache(4096)
 def is_trusted(host: str, networks: tuple[Network, ...]) -> bool:
     """Whether a peer's address is in one of the networks; what is no address is not."""

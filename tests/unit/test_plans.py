@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import quotas
 from quotas.errors import ConfigError
 from quotas.limits import Bucket, Limit, Mode, Per, Quota, Window
-from quotas.plans import Config, HeaderStyle, StoreErrorPolicy, parse, parse_quota, parse_rate
+from quotas.plans import Config, HeaderStyle, Preflight, StoreErrorPolicy, parse, parse_quota, parse_rate
 
 SECOND = 1_000_000
 HOUR = 3_600 * SECOND
@@ -49,6 +49,11 @@ def bucket(count: int, period_us: int, burst: int) -> Bucket:
 
 
 class TestReading:
+    @pytest.mark.parametrize("preflight", Preflight)
+    def test_preflights_are_checked_unless_they_are_to_pass(self, preflight: Preflight) -> None:
+        assert parse(of_limit("{rate: 5/day}"), "test").preflight is Preflight.CHECK
+        assert parse(of_limit("{rate: 5/day}") + f"preflight: {preflight.value}", "test").preflight is preflight
+
     @pytest.mark.parametrize("style", HeaderStyle)
     def test_headers_are_of_one_style(self, style: HeaderStyle) -> None:
         assert parse(of_limit("{rate: 5/day}"), "test").headers is HeaderStyle.DRAFT
@@ -295,6 +300,7 @@ class TestFaults:
             ('plans: {" a": {limits: {a: {rate: 5/day}}}}', "plans. a", "printable ASCII"),
             (f"plans: {{{'x' * 65}: {{limits: {{a: {{rate: 5/day}}}}}}}}", f"plans.{'x' * 65}", "1 to 64"),
             (of_limit("{rate: 5/day}") + "    on_store_error: maybe", "plans.free.on_store_error", "'allow'"),
+            (of_limit("{rate: 5/day}") + "preflight: true", "preflight", "'pass' or 'check' (given: True)"),
             (of_limit("{rate: 5/day}") + "headers: draft-11", "headers", "'draft', 'legacy' or 'both'"),
             (of_limit("{rate: 5/day}") + "headers: [draft]", "headers", "'draft', 'legacy' or 'both'"),
             (

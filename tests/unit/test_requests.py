@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from quotas import keys
 from quotas.errors import CredentialError, RequestError
 from quotas.faces import ENVOY, NATIVE, NGINX, Face
-from quotas.requests import MAX_CREDENTIAL, CheckRequest, read
+from quotas.requests import MAX_CREDENTIAL, CheckRequest, is_preflight, read
 
 Headers = list[tuple[bytes, bytes]]
 AUTHORIZATION, API_KEY = b"authorization", b"x-api-key"
@@ -235,3 +235,33 @@ def test_a_carrier_that_stands_twice_is_refused_by_its_own_face_only(face: Face,
         assert caught.value.reason == "invalid_request"
     else:
         assert read(headers, face).target == b"/"
+
+
+ORIGIN, ASKS = (b"origin", b"https://app.example"), (b"access-control-request-method", b"DELETE")
+OPTIONS = (b"x-forwarded-method", b"OPTIONS")
+
+
+@pytest.mark.parametrize(
+    ("headers", "face", "method", "expected"),
+    [
+        ([OPTIONS, ORIGIN, ASKS], NATIVE, "GET", True),
+        ([ORIGIN, ASKS], NATIVE, "OPTIONS", True),
+        ([(b"origin", b"null"), ASKS, OPTIONS], NATIVE, "GET", True),
+        ([(b"x-original-method", b"OPTIONS"), ORIGIN, ASKS], NGINX, "GET", True),
+        ([ORIGIN, ASKS], ENVOY, "OPTIONS", True),
+        ([OPTIONS, ORIGIN, ASKS], NGINX, "GET", False),
+        ([OPTIONS, ORIGIN, ASKS], ENVOY, "GET", False),
+        ([(b"x-forwarded-method", b"POST"), ORIGIN, ASKS], NATIVE, "OPTIONS", False),
+        ([(b"x-forwarded-method", b"options"), ORIGIN, ASKS], NATIVE, "GET", False),
+        ([OPTIONS, OPTIONS, ORIGIN, ASKS], NATIVE, "GET", False),
+        ([OPTIONS, ORIGIN, ORIGIN, ASKS], NATIVE, "GET", False),
+        ([OPTIONS, ORIGIN, ASKS, ASKS], NATIVE, "GET", False),
+        ([OPTIONS, ORIGIN], NATIVE, "GET", False),
+        ([OPTIONS, ASKS], NATIVE, "GET", False),
+        ([OPTIONS, (b"origin", b" "), ASKS], NATIVE, "GET", False),
+        ([OPTIONS, ORIGIN, (b"access-control-request-method", b"")], NATIVE, "GET", False),
+        ([], ENVOY, "OPTIONS", False),
+    ],
+)
+def test_what_a_preflight_is(headers: Headers, face: Face, method: str, *, expected: bool) -> None:
+    assert is_preflight(headers, face, method=method) is expected

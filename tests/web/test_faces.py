@@ -144,6 +144,39 @@ class TestEveryFace:
 
         asyncio.run(work())
 
+    def test_preflights_pass_free_when_they_are_to(self, redis_url: str, ask: Ask) -> None:
+        """Case C32."""
+        preflight = {"origin": "https://app.example", "access-control-request-method": "GET"}
+
+        async def work() -> None:
+            async with timed(redis_url, PLANS + "preflight: pass\n", noon()) as worker:
+                key = {"x-api-key": await worker.key()}
+                bad = {"x-api-key": "x", "authorization": "Bearer y", "x-quotas-cost": "-1"}
+                for headers in [preflight] * 25 + [{**preflight, **bad}] * 25:
+                    response = await ask(worker.http, "OPTIONS", "/search/a", headers)
+                    well_formed(ask, response, 200)
+                    assert {response.headers[f"x-quotas-{name}"] for name in ("client", "plan", "subject")} == {""}
+                    assert "ratelimit" not in response.headers
+                assert left(await ask(worker.http, "GET", "/", key)) == {"all": 99}
+                assert left(await ask(worker.http, "OPTIONS", "/", key)) == {"all": 98}
+                assert left(await ask(worker.http, "GET", "/", {**key, **preflight})) == {"all": 97}
+                well_formed(ask, await ask(worker.http, "OPTIONS", "/", {"origin": "https://app.example"}), 401)
+                counted = await worker.counted("quotas_checks_total")
+                assert counted['{client="unknown",outcome="allowed",plan=""}'] == 50
+
+        asyncio.run(work())
+
+    def test_preflights_are_checked_by_default(self, redis_url: str, ask: Ask) -> None:
+        preflight = {"origin": "https://app.example", "access-control-request-method": "GET"}
+
+        async def work() -> None:
+            async with timed(redis_url, PLANS, noon()) as worker:
+                key = {"x-api-key": await worker.key()}
+                well_formed(ask, await ask(worker.http, "OPTIONS", "/", preflight), 401)
+                assert left(await ask(worker.http, "OPTIONS", "/", {**key, **preflight})) == {"all": 99}
+
+        asyncio.run(work())
+
     def test_an_outage_is_503(self, server: Server, ask: Ask) -> None:
         async def work() -> None:
             async with timed(server.url, PLANS, noon()) as worker:

@@ -11,6 +11,7 @@ instant, in seconds since the epoch, at which that limit has everything again.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from http import HTTPStatus
 from urllib.parse import quote
 
 import orjson
@@ -64,7 +65,17 @@ _STATUS = {
     Reason.STORE_UNAVAILABLE: 503,
 }
 
-_TITLES = {
+_TYPES = {
+    429: (QUOTA_EXCEEDED, "The assigned quota is exceeded"),
+    503: (REDUCED_CAPACITY, "The service has less capacity than usual"),
+}
+"""Type and title of the statuses that have a registered problem type (section 4 of the draft named above).
+
+A type has one title (RFC 9457, section 3.1.3). All other refusals are `about:blank`, whose title is the status phrase
+(section 4.2.1); what exactly was refused is `reason`, and in plain words `detail`.
+"""
+
+_WHAT = {
     Reason.INVALID_REQUEST: "The check request cannot be understood",
     Reason.MISSING_CREDENTIAL: "A credential is needed",
     Reason.INVALID_CREDENTIAL: "The credential is not valid",
@@ -73,19 +84,19 @@ _TITLES = {
     Reason.SUSPENDED_CLIENT: "The client is suspended",
     Reason.NO_PLAN: "The client has no plan",
     Reason.COST_EXCEEDS_LIMIT: "The request costs more than the plan can ever give",
-    Reason.RATE_LIMITED: "Too many requests",
+    Reason.RATE_LIMITED: "Too many requests in a short time",
     Reason.QUOTA_EXCEEDED: "The quota is used up",
     Reason.STORE_UNAVAILABLE: "Limits cannot be checked at the moment",
 }
 
 _HINTS = {
     Reason.INVALID_REQUEST: "X-Quotas-Cost, or what carries the method or the path, is malformed or sent twice.",
-    Reason.MISSING_CREDENTIAL: "Send an API key as `X-API-Key` or as `Authorization: Bearer`.",
-    Reason.INVALID_CREDENTIAL: "Check that the whole key was sent and that it has not been revoked.",
-    Reason.EXPIRED_CREDENTIAL: "Ask for a new credential.",
-    Reason.AMBIGUOUS_CREDENTIALS: "Send exactly one credential, in one header field.",
+    Reason.MISSING_CREDENTIAL: "Send an API key as X-API-Key, or a key or a token as Authorization: Bearer.",
+    Reason.INVALID_CREDENTIAL: "Check that all of it was sent and that it has not been revoked.",
+    Reason.EXPIRED_CREDENTIAL: "Ask for a new one.",
+    Reason.AMBIGUOUS_CREDENTIALS: "Send exactly one, in one header field.",
     Reason.SUSPENDED_CLIENT: "Ask the operator of this API.",
-    Reason.NO_PLAN: "The client's plan is not in the configuration; ask the operator of this API.",
+    Reason.NO_PLAN: "Ask the operator of this API for a plan.",
     Reason.STORE_UNAVAILABLE: "Try again shortly.",
 }
 
@@ -243,31 +254,37 @@ def _retry_after(answer: Answer) -> int | None:
 
 
 def _challenge(reason: Reason) -> bytes:
-    """RFC 6750, section 3: no error code when no credential was sent."""
+    """RFC 6750, section 3: no error code when no credential was sent, and another one for two than for a bad one."""
     if reason is Reason.MISSING_CREDENTIAL:
         return f'Bearer realm="{REALM}"'.encode()
-    return f'Bearer realm="{REALM}", error="invalid_token", error_description="{_TITLES[reason]}"'.encode()
+    code = "invalid_request" if reason is Reason.AMBIGUOUS_CREDENTIALS else "invalid_token"
+    return f'Bearer realm="{REALM}", error="{code}", error_description="{_WHAT[reason]}"'.encode()
 
 
 def _problem(answer: Answer, reason: Reason, status: int, retry_after: int | None) -> bytes:
     """Problem details (RFC 9457); `reason` is the code of `X-Quotas-Reason`."""
-    problem: dict[str, object] = {
-        "type": {429: QUOTA_EXCEEDED, 503: REDUCED_CAPACITY}.get(status, "about:blank"),
-        "title": _TITLES[reason],
-        "status": status,
-        "reason": reason.value,
-    }
-    binding = answer.decision and answer.decision.binding
-    if binding:
-        problem["detail"] = _detail(binding, retry_after)
-        problem["violated-policies"] = [binding.name]
+    kind, title = _TYPES.get(status) or ("about:blank", HTTPStatus(status).phrase)
+    problem: dict[str, object] = {"type": kind, "title": title, "status": status, "reason": reason.value}
+    decision = answer.decision
+    if decision is not None and decision.binding is not None:
+        problem["detail"] = f"{_WHAT[reason]}. {_hint(decision.binding, retry_after)}"
+        problem["violated-policies"] = _violated(decision)
     else:
-        problem["detail"] = _HINTS.get(reason, _TITLES[reason])
+        problem["detail"] = f"{_WHAT[reason]}. {_HINTS.get(reason, '')}".rstrip()
     return orjson.dumps(problem)
 
 
-def _detail(binding: Limit, retry_after: int | None) -> str:
+def _hint(binding: Limit, retry_after: int | None) -> str:
     if retry_after is None:
-        return f"The limit {binding.name!r} can never give this many units; retrying does not help."
+        return f'The limit "{binding.name}" can never give this many units; retrying does not help.'
     unit = "second" if retry_after == 1 else "seconds"
-    return f"The limit {binding.name!r} has no room for this request; it has in {retry_after} {unit}."
+    return f'The limit "{binding.name}" has no room for this request; try again in {retry_after} {unit}.'
+
+
+def _violated(decision: Decision) -> list[str]:
+    """Names of all limits that refuse, in the plan's order; the binding one is among them."""
+    return [
+        standing.limit.name
+        for standing in decision.standings
+        if standing.retry_after_us != 0 and standing.limit.mode is Mode.ENFORCE
+    ]

@@ -3,6 +3,7 @@
 import json
 import re
 from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
 from urllib.parse import unquote
 
 import pytest
@@ -134,14 +135,20 @@ class TestGolden:
         assert "violated-policies" not in problem(response)
 
     @pytest.mark.parametrize(
-        "reason", [Reason.INVALID_CREDENTIAL, Reason.EXPIRED_CREDENTIAL, Reason.AMBIGUOUS_CREDENTIALS]
+        ("reason", "code"),
+        [
+            (Reason.INVALID_CREDENTIAL, "invalid_token"),
+            (Reason.EXPIRED_CREDENTIAL, "invalid_token"),
+            (Reason.AMBIGUOUS_CREDENTIALS, "invalid_request"),
+        ],
     )
-    def test_a_bad_credential_is_401_with_an_error(self, reason: Reason) -> None:
+    def test_a_bad_credential_is_401_with_an_error(self, reason: Reason, code: str) -> None:
+        """RFC 6750, section 3.1: who sends two is not told that one of them is bad."""
         response = check_response(Answer(reason))
         found = fields(response)
         assert response.status == 401
         assert re.fullmatch(
-            r'Bearer realm="quotas", error="invalid_token", error_description="[ !#-\[\]-~]+"',
+            rf'Bearer realm="quotas", error="{code}", error_description="[ !#-\[\]-~]+"',
             found.pop("www-authenticate"),
         )
         assert found == {**NOBODY, "x-quotas-reason": reason.value, "content-type": PROBLEM}
@@ -194,6 +201,45 @@ def test_every_reason_has_an_answer_without_a_credential_in_it(reason: Reason) -
 
 NGINX_TOLD = {200: 200, 400: 403, 401: 401, 403: 403, 429: 403, 503: 503}
 """What ngx_http_auth_request_module passes on as it is: 2xx, 401 and 403; 503 becomes its own error page."""
+
+
+class TestProblems:
+    def test_a_type_has_one_title_and_about_blank_has_the_status_phrase(self) -> None:
+        """RFC 9457, sections 3.1.3 and 4.2.1."""
+        titles: dict[object, set[object]] = {}
+        for reason in Reason:
+            response = check_response(Answer(reason, identity()))
+            body = problem(response)
+            titles.setdefault(body["type"], set()).add(body["title"])
+            if body["type"] == "about:blank":
+                assert body["title"] == HTTPStatus(response.status).phrase
+        registered = "https://iana.org/assignments/http-problem-types#"
+        typed = {f"{registered}quota-exceeded", f"{registered}temporary-reduced-capacity"}
+        assert set(titles) == {"about:blank", *typed}
+        assert all(len(titles[kind]) == 1 for kind in typed)
+
+    @pytest.mark.parametrize("reason", list(Reason))
+    def test_a_detail_is_one_or_two_plain_sentences(self, reason: Reason) -> None:
+        detail = str(problem(check_response(Answer(reason, identity())))["detail"])
+        assert re.fullmatch(r"[A-Z][^`_]+\.", detail)
+        assert "  " not in detail
+
+    def test_every_limit_that_refuses_is_named_and_no_other(self) -> None:
+        shadow, over = Limit("shadow", MONTHLY.rule, Mode.SHADOW), Limit("over", MONTHLY.rule, Mode.OVERAGE)
+        roomy = Limit("roomy", MONTHLY.rule)
+        standings = [
+            Standing(PER_SECOND, 0, 2 * SECOND, 200_000),
+            Standing(roomy, 5, WEEK_US, 0),
+            Standing(shadow, 0, WEEK_US, WEEK_US),
+            Standing(over, -7, WEEK_US, WEEK_US),
+            Standing(MONTHLY, 0, WEEK_US, WEEK_US),
+        ]
+        response = check_response(Answer(Reason.QUOTA_EXCEEDED, identity(), Decision.of(AT_US, standings)))
+        body = problem(response)
+        assert body["violated-policies"] == ["per-second", "monthly"]
+        assert body["detail"] == (
+            'The quota is used up. The limit "monthly" has no room for this request; try again in 604800 seconds.'
+        )
 
 
 class TestFaces:

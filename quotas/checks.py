@@ -120,7 +120,14 @@ class Checks:
             answer = Answer(None)
         else:
             try:
-                request = requests.read(headers, face, method=method, target=target, trusted=trusted)
+                request = requests.read(
+                    headers,
+                    face,
+                    method=method,
+                    target=target,
+                    trusted=trusted,
+                    places=self._planbook.config.places,
+                )
             except RequestError as error:
                 answer = Answer(Reason(error.reason))
             else:

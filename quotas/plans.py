@@ -5,7 +5,7 @@ no limit can be are all reported together.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from enum import Enum
@@ -28,6 +28,7 @@ from quotas.issuers import (
 )
 from quotas.limits import EXACT, MAX_LIMITS, MAX_PERIOD_US, Bucket, Limit, Mode, Per, Quota, Window
 from quotas.paths import PathPattern
+from quotas.places import ALWAYS, Places, parse_cookie, parse_header
 from quotas.windows import load_zone
 
 Network = IPv4Network | IPv6Network
@@ -130,6 +131,7 @@ class Config:
     """Everything one configuration file says. `clients` are those kept in the file, as name -> plan.
 
     `issuers` are those whose tokens are believed, by their `iss`; `decryption_keys` say where private keys are.
+    `places` are where a credential may stand.
     """
 
     source: str
@@ -140,6 +142,7 @@ class Config:
     decryption_keys: tuple[DecryptionKeySource, ...] = ()
     headers: HeaderStyle = HeaderStyle.DRAFT
     preflight: Preflight = Preflight.CHECK
+    places: Places = ALWAYS
 
 
 def parse(text: str, source: str) -> Config:
@@ -224,6 +227,17 @@ def _network(text: object) -> Network:
     mapped = getattr(network.network_address, "ipv4_mapped", None)
     # A peer's mapped address is compared as the IPv4 address that it is; so is a network of them.
     return network if mapped is None else IPv4Network((mapped, max(0, network.prefixlen - 96)))
+
+
+def _named(parse: Callable[[str], bytes]) -> Callable[[object], bytes | None]:
+    """`parse` for what YAML has read; null is that there is none."""
+
+    def read(value: object) -> bytes | None:
+        if value is not None and not isinstance(value, str):
+            raise ValueError("a name is text; put it in quotes")
+        return None if value is None else parse(value)
+
+    return read
 
 
 _Name = Annotated[str, AfterValidator(_printable)]
@@ -344,6 +358,14 @@ class _Client(_Model):
     plan: str
 
 
+class _Credentials(_Model):
+    header: Annotated[bytes, BeforeValidator(_named(parse_header))] | None = None
+    cookie: Annotated[bytes, BeforeValidator(_named(parse_cookie))] | None = None
+
+    def to_domain(self) -> Places:
+        return Places(self.header, self.cookie)
+
+
 class _File(_Model):
     plans: Annotated[dict[_Name, _Plan], Field(min_length=1)]
     clients: dict[Annotated[str, AfterValidator(_client_name)], _Client] = {}
@@ -352,6 +374,7 @@ class _File(_Model):
     decryption_keys: DecryptionKeyModels = []
     headers: Annotated[HeaderStyle, Field(strict=False)] = HeaderStyle.DRAFT
     preflight: Annotated[Preflight, Field(strict=False)] = Preflight.CHECK
+    credentials: _Credentials = _Credentials()
 
     def to_domain(self, source: str) -> Config:
         return Config(
@@ -361,6 +384,7 @@ class _File(_Model):
             LOOPBACK if self.trusted_proxies is None else tuple(self.trusted_proxies),
             {issuer.issuer: issuer.to_domain() for issuer in self.issuers},
             tuple(key.to_domain() for key in self.decryption_keys),
+            places=self.credentials.to_domain(),
             headers=self.headers,
             preflight=self.preflight,
         )
@@ -437,6 +461,7 @@ _PLACES: tuple[tuple[tuple[str, ...], type[BaseModel]], ...] = (
     (("plans", "*", "limits", "*", "match"), _Match),
     (("plans", "*", "costs", "*"), _Cost),
     (("clients", "*"), _Client),
+    (("credentials",), _Credentials),
     (("issuers", "*"), IssuerModel),
     (("decryption_keys", "*"), DecryptionKeyModel),
 )

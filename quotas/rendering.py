@@ -94,7 +94,7 @@ _HINTS = {
     Reason.MISSING_CREDENTIAL: "Send an API key as X-API-Key, or a key or a token as Authorization: Bearer.",
     Reason.INVALID_CREDENTIAL: "Check that all of it was sent and that it has not been revoked.",
     Reason.EXPIRED_CREDENTIAL: "Ask for a new one.",
-    Reason.AMBIGUOUS_CREDENTIALS: "Send exactly one, in one header field.",
+    Reason.AMBIGUOUS_CREDENTIALS: "Send exactly one, in one place.",
     Reason.SUSPENDED_CLIENT: "Ask the operator of this API.",
     Reason.NO_PLAN: "Ask the operator of this API for a plan.",
     Reason.STORE_UNAVAILABLE: "Try again shortly.",

@@ -5,31 +5,16 @@ are those of the request that the gateway asks about, carried as its face (`face
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import ip_address
 
 from quotas.errors import CredentialError, RequestError
-from quotas.faces import FACES, NATIVE, Face
+from quotas.faces import NATIVE, Face
 from quotas.limits import EXACT
+from quotas.places import ALWAYS, COOKIE, Places
 from quotas.plans import Network
-
-MAX_CREDENTIAL = 8192
-"""Bytes; a longer credential is refused before anything is done with it."""
-
-_SINGLE = {
-    b"authorization": "ambiguous_credentials",
-    b"x-api-key": "ambiguous_credentials",
-    b"x-quotas-cost": "invalid_request",
-}
-"""The headers that every face reads, and the reason to refuse a request that has one of them twice."""
-
-_SINGLE_OF = {
-    face: _SINGLE | {name: "invalid_request" for name in (face.method, face.target) if name is not None}
-    for face in FACES
-}
-"""The same with what carries method and target."""
 
 _METHOD = re.compile(rb"[A-Za-z][A-Za-z0-9!#$%&'*+.^_`|~-]{0,31}")
 _COST = re.compile(rb"[0-9]{1,16}")
@@ -48,31 +33,29 @@ class CheckRequest:
     cost: int | None = None
 
 
-def read(
+def read(  # noqa: PLR0913 # What was sent, who sent it, and what the configuration makes of both.
     headers: Iterable[tuple[bytes, bytes]],
     face: Face = NATIVE,
     *,
     method: str = "GET",
     target: bytes = b"/",
     trusted: bool = False,
+    places: Places = ALWAYS,
 ) -> CheckRequest:
     """The request that these headers make; names are lower case, as ASGI has them.
 
     `method` and `target` are the check request's own, as `faces.find` has them, and stand where the face's headers
-    carry none. `X-Quotas-Cost` is believed only from a `trusted` peer and otherwise not looked at.
+    carry none. `X-Quotas-Cost` is believed only from a `trusted` peer and otherwise not looked at. The credential is
+    looked for in `places`.
 
     Raises CredentialError with the reason `missing_credential`, `invalid_credential` or
     `ambiguous_credentials`: two headers of one kind, or two that disagree, never choose a client. Raises
     RequestError with the reason `invalid_request` for a method, path or cost that cannot be read.
     """
-    single = _SINGLE_OF[face]
-    found: dict[bytes, bytes] = {}
-    for name, value in headers:
-        if name in single:
-            if name in found and (trusted or name != b"x-quotas-cost"):
-                raise (RequestError if single[name] == "invalid_request" else CredentialError)(single[name])
-            found[name] = value
-    credential = _credential(found.get(b"authorization"), found.get(b"x-api-key"))
+    found = _found(headers, _looked_at(face, places), trusted=trusted)
+    credential = places.credential(found)
+    if not credential:
+        raise CredentialError("missing_credential")
     carried = None if face.method is None else found.get(face.method)
     if carried is None:
         carried = method.encode("latin-1")
@@ -112,31 +95,33 @@ def is_trusted(host: str, networks: tuple[Network, ...]) -> bool:
     return any((mapped or address) in network for network in networks)
 
 
-def _credential(authorization: bytes | None, api_key: bytes | None) -> bytes:
-    bearer = None if authorization is None else _bearer(authorization)
-    key = None if api_key is None else api_key.strip(b" \t")
-    if bearer is not None and key is not None and bearer != key:
-        raise CredentialError("ambiguous_credentials")
-    credential = key if bearer is None else bearer
-    if not credential:
-        raise CredentialError("missing_credential")
-    if len(credential) > MAX_CREDENTIAL:
-        raise CredentialError("invalid_credential")
-    return credential
+def _found(
+    headers: Iterable[tuple[bytes, bytes]], reasons: Mapping[bytes, str], *, trusted: bool
+) -> Mapping[bytes, bytes]:
+    """The values of the headers that are read; none of them may come twice, but cookies, which are one list."""
+    found: dict[bytes, bytes] = {}
+    cookies: list[bytes] = []
+    for name, value in headers:
+        if name in reasons:
+            if name not in found:
+                found[name] = value
+            elif name == COOKIE:
+                cookies.append(value)  # HTTP/2 may split it at any cookie (RFC 9113, section 8.2.3).
+            elif trusted or name != b"x-quotas-cost":
+                raise (RequestError if reasons[name] == "invalid_request" else CredentialError)(reasons[name])
+    if cookies:
+        found[COOKIE] = b";".join((found[COOKIE], *cookies))
+    return found
 
 
-def _bearer(authorization: bytes) -> bytes | None:
-    """The credential of a Bearer header (RFC 6750, section 2.1); None when it is of another scheme.
-
-    The scheme is case-insensitive and one or more spaces follow it (RFC 9110, section 11.4).
-    """
-    scheme, _, rest = authorization.strip(b" \t").partition(b" ")
-    if scheme.lower() != b"bearer":
-        return None
-    credential = rest.strip(b" \t")
-    if b" " in credential or b"," in credential or b"\t" in credential:
-        raise CredentialError("invalid_credential")
-    return credential
+@lru_cache(64)
+def _looked_at(face: Face, places: Places) -> Mapping[bytes, str]:
+    """The headers that are read, and the reason to refuse a request that has one of them twice."""
+    carriers = (name for name in (face.method, face.target) if name is not None)
+    return {
+        **dict.fromkeys((*carriers, b"x-quotas-cost"), "invalid_request"),
+        **dict.fromkeys(places.fields(), "ambiguous_credentials"),
+    }
 
 
 def _cost(value: bytes) -> int:

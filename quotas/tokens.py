@@ -48,8 +48,8 @@ from quotas.issuers import (
     VerificationKey,
     parse_json,
 )
+from quotas.places import MAX_CREDENTIAL
 from quotas.plans import MAX_CLIENT_NAME
-from quotas.requests import MAX_CREDENTIAL
 
 MAX_TRIES = 8
 """Keys that one token is tried with, when its `kid` does not say which."""

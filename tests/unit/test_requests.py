@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from quotas import keys
 from quotas.errors import CredentialError, RequestError
 from quotas.faces import ENVOY, NATIVE, NGINX, Face
-from quotas.requests import MAX_CREDENTIAL, CheckRequest, is_preflight, read
+from quotas.places import MAX_CREDENTIAL
+from quotas.requests import CheckRequest, is_preflight, read
 
 Headers = list[tuple[bytes, bytes]]
 AUTHORIZATION, API_KEY = b"authorization", b"x-api-key"

@@ -3,7 +3,8 @@
 -- KEYS[1]  state   what the client's limits have given, q1:{<client id>}:state
 -- KEYS[2]  record  the client's registry record, a hash with the field `generation`, q1:{<client id>}:client
 -- KEYS[3]  state   optional: the same for the limits that count per key, q1:{<client id>}:key:<key id>
--- ARGV[1]  generation  integer: the client's generation that the caller's knowledge is of
+-- ARGV[1]  generation  integer: the client's generation that the caller's knowledge is of; 0 is nobody's, for a state
+--                      without a record, and is compared with none: the generations of records begin with 1
 -- ARGV[2]  cost        integer, units: 0 looks without taking
 -- ARGV[3]  now_us      integer, microseconds: 0 asks the server's own clock; tests and replay carry a time, 00 is the epoch
 -- ARGV[4]  layout      string, see limits.lua: the limits that count per client
@@ -23,7 +24,7 @@
 --   A refusal and a look write nothing, with two exceptions that take nothing either. When the clock has stepped back,
 --   at_us moves back with it, or the client would be locked out until the old time has come again. And the first check
 --   after a change of plan carries the state over, so that the new rates count from then on.
---   The generation in the state is a copy; wherever it is missing or differs, the record decides.
+--   The generation in the state is a copy (0 in a state without a record); wherever it is missing or differs, the record decides.
 --
 -- Worked call: one bucket of 5/second, burst 10 (grains 200000, refill 1), fresh, cost 3, at 1,000,000 us:
 --   {1, 1000000, 7, 600000, 0}; the state holds level 1400000 and lives 600 ms.
@@ -85,7 +86,7 @@ local function settle(scope, cost, reply)
 end
 
 local data = redis.call('GET', KEYS[1])
-if not data or unpack('<d', data) ~= generation then
+if generation ~= 0 and (not data or unpack('<d', data) ~= generation) then
   if tonumber(redis.call('HGET', KEYS[2], 'generation') or '') ~= generation then
     return {STALE}
   end

@@ -10,14 +10,15 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from quotas import paths, requests
+from quotas.addresses import counted
 from quotas.decisions import Decision, Outcome
-from quotas.errors import RequestError, StoreUnavailableError
+from quotas.errors import CredentialError, RequestError, StoreUnavailableError
 from quotas.faces import NATIVE, Face
 from quotas.identities import Identities
 from quotas.limits import Mode, Quota
 from quotas.metrics import Metrics
 from quotas.planbook import Planbook
-from quotas.plans import Plan, Preflight, StoreErrorPolicy
+from quotas.plans import Config, Plan, Preflight, StoreErrorPolicy
 from quotas.registry import Identity, Status
 from quotas.requests import CheckRequest
 from quotas.scripts import Take, take
@@ -108,15 +109,17 @@ class Checks:
         *,
         method: str,
         target: bytes = b"/",
-        trusted: bool,
+        peer: str | None,
     ) -> Answer:
         """The answer to a check with these headers, within the store's deadline, whatever the store does.
 
-        `method` and `target` are the check request's own, as `requests.read` takes them; a `trusted` peer may say what
-        the request costs.
+        `method` and `target` are the check request's own, as `requests.read` takes them. `peer` is the address that it
+        comes from, None when that is not known: a trusted one may say what the request costs, and whose it is when it
+        has no credential.
         """
         begun = self._timer()
-        if self._planbook.config.preflight is Preflight.FREE and requests.is_preflight(headers, face, method=method):
+        config = self._planbook.config
+        if config.preflight is Preflight.FREE and requests.is_preflight(headers, face, method=method):
             answer = Answer(None)
         else:
             try:
@@ -125,24 +128,36 @@ class Checks:
                     face,
                     method=method,
                     target=target,
-                    trusted=trusted,
-                    places=self._planbook.config.places,
+                    trusted=config.trusted_proxies.trusts(peer),
+                    places=config.places,
+                    optional=config.anonymous is not None,
                 )
+                nobody = None if request.credential else self._nobody(headers, peer, config)
             except RequestError as error:
                 answer = Answer(Reason(error.reason))
             else:
-                answer = await self._answer(request)
+                answer = await self._answer(request, nobody)
         client = answer.identity and answer.identity.client
         self._metrics.check(
-            client.name if client else None, client.plan if client else "", outcome(answer), self._timer() - begun
+            (client.name or None) if client else None,
+            client.plan if client else "",
+            outcome(answer),
+            self._timer() - begun,
         )
         return answer
 
-    async def _answer(self, request: CheckRequest) -> Answer:
-        known: list[Identity] = []
+    def _nobody(self, headers: Collection[tuple[bytes, bytes]], peer: str | None, config: Config) -> Identity:
+        """Who asks without a credential: an address. Raises CredentialError when there is none to count by."""
+        address = config.trusted_proxies.caller(peer, (value for name, value in headers if name == b"x-forwarded-for"))
+        if address is None or config.anonymous is None:
+            raise CredentialError("missing_credential")
+        return self._identities.of_address(counted(address), config.anonymous)
+
+    async def _answer(self, request: CheckRequest, nobody: Identity | None) -> Answer:
+        known = [] if nobody is None else [nobody]
         try:
             async with deadline(self._timeout_s):
-                return await self._decide(request, known)
+                return await self._decide(request, nobody, known)
         except RequestError as error:
             return Answer(Reason(error.reason))
         except StoreUnavailableError as error:
@@ -173,11 +188,17 @@ class Checks:
             log.warning("the store does not answer (%s): %d checks went by their plan's policy", error, self._untold)
             self._untold, self._tell_at = 0, self._timer() + LOG_EVERY_S
 
-    async def _decide(self, request: CheckRequest, known: list[Identity]) -> Answer:
-        """Find the client and take the cost; `known` ends with whom the caller is known to be, if that still holds."""
+    async def _decide(self, request: CheckRequest, nobody: Identity | None, known: list[Identity]) -> Answer:
+        """Find the client and take the cost; `known` ends with whom the caller is known to be, if that still holds.
+
+        `nobody` is who asks when there is no credential to find a client by.
+        """
         for _ in range(_ROUNDS):
             now_us = self._clock()
-            digest, identity = await self._identities.find(request.credential, now_us)
+            if nobody is None:
+                digest, identity = await self._identities.find(request.credential, now_us)
+            else:
+                digest, identity = nobody.client.id, nobody
             known.append(identity)
             client = identity.client
             if client.status is Status.SUSPENDED:
@@ -203,7 +224,7 @@ class Checks:
         """Count what an allowed check took, and what limits that do not refuse have seen."""
         client = identity.client
         if decision.allowed:
-            self._metrics.units(client.name, client.plan, cost)
+            self._metrics.units(client.name or None, client.plan, cost)
         for standing in decision.standings:
             mode = standing.limit.mode
             if mode is Mode.SHADOW and standing.retry_after_us != 0:

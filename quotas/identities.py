@@ -30,6 +30,10 @@ MAX_REVOKED = 10_000
 _IDENTITY_BYTES = 1000
 
 
+_ADDRESS_DIGITS = 32
+"""Hexadecimal digits of an address's digest: 128 bits."""
+
+
 class Identities:
     """A worker's knowledge of credentials. Brand and peppers are those of the settings.
 
@@ -84,6 +88,11 @@ class Identities:
             self.forget(digest)
             raise CredentialError("expired_credential")
         return digest, identity
+
+    def of_address(self, address: str, plan: str) -> Identity:
+        """Who asks from this address without a credential; the address itself is not in it. Nothing is remembered."""
+        digest = keys.digest(f"address {address}".encode(), self._pepper)
+        return Identity.of_nobody(f"ip_{digest[:_ADDRESS_DIGITS]}", plan)
 
     def remembered(self, credential: bytes) -> Identity | None:
         """Whom this worker remembers, without asking anybody: for when nobody can be asked. It may have expired."""

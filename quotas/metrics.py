@@ -109,7 +109,7 @@ class Metrics:
         increment()
         self._check_seconds.observe(seconds)
 
-    def units(self, client: str, plan: str, cost: int) -> None:
+    def units(self, client: str | None, plan: str, cost: int) -> None:
         """Count the units of an allowed check."""
         key = (self._label(client), plan)
         add = self._adders.get(key)

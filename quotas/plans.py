@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import ErrorDetails
 
 from quotas import documents
+from quotas.addresses import Network, Proxies
 from quotas.errors import ConfigError, Fault
 from quotas.issuers import (
     DecryptionKeyModel,
@@ -31,8 +32,7 @@ from quotas.paths import PathPattern
 from quotas.places import ALWAYS, Places, parse_cookie, parse_header
 from quotas.windows import load_zone
 
-Network = IPv4Network | IPv6Network
-LOOPBACK: tuple[Network, ...] = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
+LOOPBACK = Proxies((IPv4Network("127.0.0.0/8"), IPv6Network("::1/128")))
 """Whose word on costs and addresses is taken when the file does not say."""
 
 UNIT_US = {
@@ -131,18 +131,19 @@ class Config:
     """Everything one configuration file says. `clients` are those kept in the file, as name -> plan.
 
     `issuers` are those whose tokens are believed, by their `iss`; `decryption_keys` say where private keys are.
-    `places` are where a credential may stand.
+    `places` are where a credential may stand. `anonymous` is the plan of callers without one; None: they are refused.
     """
 
     source: str
     plans: Mapping[str, Plan]
     clients: Mapping[str, str] = field(default_factory=dict)
-    trusted_proxies: tuple[Network, ...] = LOOPBACK
+    trusted_proxies: Proxies = LOOPBACK
     issuers: Mapping[str, Issuer] = field(default_factory=dict)
     decryption_keys: tuple[DecryptionKeySource, ...] = ()
     headers: HeaderStyle = HeaderStyle.DRAFT
     preflight: Preflight = Preflight.CHECK
     places: Places = ALWAYS
+    anonymous: str | None = None
 
 
 def parse(text: str, source: str) -> Config:
@@ -366,6 +367,10 @@ class _Credentials(_Model):
         return Places(self.header, self.cookie)
 
 
+class _Anonymous(_Model):
+    plan: str | None = None
+
+
 class _File(_Model):
     plans: Annotated[dict[_Name, _Plan], Field(min_length=1)]
     clients: dict[Annotated[str, AfterValidator(_client_name)], _Client] = {}
@@ -375,16 +380,18 @@ class _File(_Model):
     headers: Annotated[HeaderStyle, Field(strict=False)] = HeaderStyle.DRAFT
     preflight: Annotated[Preflight, Field(strict=False)] = Preflight.CHECK
     credentials: _Credentials = _Credentials()
+    anonymous: _Anonymous = _Anonymous()
 
     def to_domain(self, source: str) -> Config:
         return Config(
             source,
             {name: plan.to_domain(name) for name, plan in self.plans.items()},
             {name: client.plan for name, client in self.clients.items()},
-            LOOPBACK if self.trusted_proxies is None else tuple(self.trusted_proxies),
+            LOOPBACK if self.trusted_proxies is None else Proxies(tuple(self.trusted_proxies)),
             {issuer.issuer: issuer.to_domain() for issuer in self.issuers},
             tuple(key.to_domain() for key in self.decryption_keys),
             places=self.credentials.to_domain(),
+            anonymous=self.anonymous.plan,
             headers=self.headers,
             preflight=self.preflight,
         )
@@ -400,10 +407,11 @@ def _contradictions(document: Mapping[object, object]) -> list[Fault]:
             if isinstance(limit, dict):
                 path = f"plans.{name}.limits.{title}"
                 faults += [Fault(f"{path}.{field}", message) for field, message in _misplaced(limit)]
-    for name, client in clients.items() if isinstance(clients, dict) else ():
-        plan = client.get("plan") if isinstance(client, dict) else None
+    named = [(f"clients.{name}", client) for name, client in clients.items()] if isinstance(clients, dict) else []
+    for path, holder in (*named, ("anonymous", document.get("anonymous"))):
+        plan = holder.get("plan") if isinstance(holder, dict) else None
         if isinstance(plan, str) and isinstance(plans, dict) and plan not in plans:
-            faults.append(Fault(f"clients.{name}.plan", f"there is no plan {plan!r} in `plans`"))
+            faults.append(Fault(f"{path}.plan", f"there is no plan {plan!r} in `plans`"))
     return faults
 
 
@@ -462,6 +470,7 @@ _PLACES: tuple[tuple[tuple[str, ...], type[BaseModel]], ...] = (
     (("plans", "*", "costs", "*"), _Cost),
     (("clients", "*"), _Client),
     (("credentials",), _Credentials),
+    (("anonymous",), _Anonymous),
     (("issuers", "*"), IssuerModel),
     (("decryption_keys", "*"), DecryptionKeyModel),
 )

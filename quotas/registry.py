@@ -114,6 +114,14 @@ class Identity:
         """The identity of an API key."""
         return cls(client, key.id, key.id, key.expires_at_us, key)
 
+    @classmethod
+    def of_nobody(cls, state_id: str, plan: str) -> "Identity":
+        """A caller without a credential, counted under this id: a client without a name and without a record.
+
+        Its generation is 0, which no record has and `take.lua` compares with none.
+        """
+        return cls(Client(state_id, "", plan, Status.ACTIVE, 0, 0), "", "address")
+
     def is_expired(self, now_us: int) -> bool:
         """Whether the credential's time is up."""
         return self.expires_at_us is not None and now_us >= self.expires_at_us

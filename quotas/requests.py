@@ -8,13 +8,11 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from ipaddress import ip_address
 
 from quotas.errors import CredentialError, RequestError
 from quotas.faces import NATIVE, Face
 from quotas.limits import EXACT
 from quotas.places import ALWAYS, COOKIE, Places
-from quotas.plans import Network
 
 _METHOD = re.compile(rb"[A-Za-z][A-Za-z0-9!#$%&'*+.^_`|~-]{0,31}")
 _COST = re.compile(rb"[0-9]{1,16}")
@@ -22,7 +20,7 @@ _COST = re.compile(rb"[0-9]{1,16}")
 
 @dataclass(frozen=True, slots=True)
 class CheckRequest:
-    """One check as the gateway asked it. The credential is left out of the repr.
+    """One check as the gateway asked it. The credential is left out of the repr; it is empty when there is none.
 
     `target` is the carried request target, byte for byte. `cost` None is not said: the plan's rules decide.
     """
@@ -41,12 +39,13 @@ def read(  # noqa: PLR0913 # What was sent, who sent it, and what the configurat
     target: bytes = b"/",
     trusted: bool = False,
     places: Places = ALWAYS,
+    optional: bool = False,
 ) -> CheckRequest:
     """The request that these headers make; names are lower case, as ASGI has them.
 
     `method` and `target` are the check request's own, as `faces.find` has them, and stand where the face's headers
     carry none. `X-Quotas-Cost` is believed only from a `trusted` peer and otherwise not looked at. The credential is
-    looked for in `places`.
+    looked for in `places`; a request without one, or with an empty one, is an error unless it is `optional`.
 
     Raises CredentialError with the reason `missing_credential`, `invalid_credential` or
     `ambiguous_credentials`: two headers of one kind, or two that disagree, never choose a client. Raises
@@ -54,7 +53,7 @@ def read(  # noqa: PLR0913 # What was sent, who sent it, and what the configurat
     """
     found = _found(headers, _looked_at(face, places), trusted=trusted)
     credential = places.credential(found)
-    if not credential:
+    if not credential and not optional:
         raise CredentialError("missing_credential")
     carried = None if face.method is None else found.get(face.method)
     if carried is None:
@@ -82,17 +81,6 @@ def is_preflight(headers: Iterable[tuple[bytes, bytes]], face: Face = NATIVE, *,
         and len(found) == len(values)
         and all(values.get(name, b"").strip(b" \t") for name in names[:2])
     )
-
-
-@lru_cache(4096)
-def is_trusted(host: str, networks: tuple[Network, ...]) -> bool:
-    """Whether a peer's address is in one of the networks; what is no address is not."""
-    try:
-        address = ip_address(host.partition("%")[0])
-    except ValueError:
-        return False
-    mapped = getattr(address, "ipv4_mapped", None)
-    return any((mapped or address) in network for network in networks)
 
 
 def _found(

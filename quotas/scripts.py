@@ -119,7 +119,10 @@ class PackedPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Take:
-    """What one take asks. `now_us` picks the calendar windows; the server's clock decides unless `own_clock`."""
+    """What one take asks. `now_us` picks the calendar windows; the server's clock decides unless `own_clock`.
+
+    `generation` 0 is for a state that no client's record belongs to.
+    """
 
     client_id: str
     generation: int

@@ -36,7 +36,6 @@ from quotas.metrics import Metrics
 from quotas.planbook import Planbook
 from quotas.refunds import Refunds
 from quotas.rendering import check_response
-from quotas.requests import is_trusted
 from quotas.store import Store, deadline
 
 _ANSWERED = (NotFoundError, ConflictError, StoreUnavailableError)
@@ -100,9 +99,7 @@ async def answer_check(  # noqa: PLR0913 # What a request line, its headers and 
 
     `face` and `target` are as `faces.find` has them, `peer` the address that the connection comes from.
     """
-    # Only who says what a request costs has to be trusted.
-    trusted = any(name == b"x-quotas-cost" for name, _ in headers) and _is_trusted(peer, services)
-    answer = await services.checks.check(headers, face, method=method, target=target, trusted=trusted)
+    answer = await services.checks.check(headers, face, method=method, target=target, peer=peer)
     return check_response(answer, face, services.planbook.config.headers, method=method)
 
 
@@ -263,7 +260,7 @@ async def _refund(request: Request) -> Response:
 
 
 def _is_trusted(peer: str | None, services: Services) -> bool:
-    return peer is not None and is_trusted(peer, services.planbook.config.trusted_proxies)
+    return services.planbook.config.trusted_proxies.trusts(peer)
 
 
 def _came_through_a_proxy(request: Request) -> bool:

@@ -23,10 +23,10 @@ def with_store(url: str, work: Callable[[Store], Awaitable[T]]) -> T:
 class Taker:
     """One client on the real script."""
 
-    def __init__(self, store: Store, client_id: str = "cl_test") -> None:
+    def __init__(self, store: Store, client_id: str = "cl_test", *, generation: int = 1) -> None:
         self.store = store
         self.client_id = client_id
-        self.generation = 1
+        self.generation = generation
 
     async def register(self) -> None:
         await self.store.call("HSET", record_key(self.client_id), "generation", self.generation)

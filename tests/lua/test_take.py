@@ -103,12 +103,21 @@ def _as_written(memory: Memory) -> Memory:
 
 
 @settings(max_examples=400)
-@given(st.lists(plans(), min_size=3, max_size=3), st.lists(steps, min_size=1, max_size=40))
-def test_the_script_is_the_model(server_url: str, choice: list[list[Limit]], sequence: list[Step]) -> None:
+@given(
+    choice=st.lists(plans(), min_size=3, max_size=3),
+    sequence=st.lists(steps, min_size=1, max_size=40),
+    generation=st.sampled_from([1, 1, 1, 0]),
+)
+def test_the_script_is_the_model(
+    server_url: str, choice: list[list[Limit]], sequence: list[Step], generation: int
+) -> None:
+    """Also for generation 0, a state without a record, to which nothing can be given back."""
+
     async def compare(store: Store) -> None:
         await store.call("FLUSHALL")
-        taker = Taker(store)
-        await taker.register()
+        taker = Taker(store, generation=generation)
+        if generation:
+            await taker.register()
         packed = [PackedPlan(plan) for plan in choice]
         memory: Memory | None = None
         now_us = NOW_US
@@ -117,9 +126,10 @@ def test_the_script_is_the_model(server_url: str, choice: list[list[Limit]], seq
             plan = choice[step.plan]
             if step.refund and step.cost:
                 taken_us = None if step.taken_ago_us is None else now_us - step.taken_ago_us
-                memory, given = refund(
+                expected_memory, given = refund(
                     plan, memory, now_us=now_us, units=step.cost, taken_us=taken_us, skipped=step.skipped
                 )
+                memory = expected_memory if generation else memory
                 asked = Refund(
                     client_id=taker.client_id,
                     key_id="key_test",
@@ -130,13 +140,14 @@ def test_the_script_is_the_model(server_url: str, choice: list[list[Limit]], seq
                     own_clock=True,
                     skipped=step.skipped,
                 )
-                assert await refund_by_script(store, packed[step.plan], asked) == Refunded(given, repeated=False)
+                refunded = await refund_by_script(store, packed[step.plan], asked)
+                assert refunded == (Refunded(given, repeated=False) if generation else None)
             else:
                 memory, expected = take(plan, memory, now_us=now_us, cost=step.cost, skipped=step.skipped)
                 decision = await taker.take(packed[step.plan], now_us=now_us, cost=step.cost, skipped=step.skipped)
                 assert decision == expected
             data, _ = await taker.state()
-            assert (data and decode_state(data)) == (memory and (1, _as_written(memory)))
+            assert (data and decode_state(data)) == (memory and (generation, _as_written(memory)))
 
     with_store(server_url, compare)
 
@@ -291,6 +302,27 @@ class TestGeneration:
             assert before is not None
             assert after is not None
             assert (after[8:], still_ms) == (before[8:], expires_at_ms)
+
+        with_store(redis_url, work)
+
+    def test_generation_0_is_compared_with_none_and_is_nobody_s(self, redis_url: str) -> None:
+        """A state without a record: an address. A client's own generations begin with 1."""
+
+        async def work(store: Store) -> None:
+            plan = PackedPlan([bucket("all", 0, SECOND_US, 3), bucket("each", 0, SECOND_US, 2, Per.KEY)])
+            taker = Taker(store, "ip_test", generation=0)
+            allowed = [(await taker.take(plan, now_us=1)).allowed for _ in range(3)]
+            assert allowed == [True, True, False]
+            data, _ = await taker.state()
+            assert data is not None
+            assert decode_state(data)[0] == 0
+            assert await store.call("KEYS", record_key("ip_test")) == []
+            # What a state says does not matter either.
+            await store.call("SETRANGE", state_key("ip_test"), 0, pack("<d", 7))
+            assert (await taker.take(plan, now_us=1, key_id="other")).allowed
+            await Taker(store).register()
+            assert await self.ask(store, 1) is not None
+            assert await store.call("HGET", record_key("cl_test"), "generation") == b"1"
 
         with_store(redis_url, work)
 

@@ -1,20 +1,23 @@
 """The keys of issuers, held: from an address, discovery, a file or a secret, each refreshed in its time.
 
 What a worker holds is the last good set of every issuer. Looking at it (`get`) never waits and never fetches itself;
-it starts a refresh in the background when three quarters of the set's time are over. There is at most one refresh
-per issuer at a time, and everybody who must wait (`find`) waits for that one.
+it starts a refresh in the background when between three fifths and three quarters of the set's time are over, each
+worker at a moment of its own, so that they do not all ask at once. There is at most one refresh per issuer at a
+time, and everybody who must wait (`find`) waits for that one.
 
 A failed refresh changes nothing but the time of the next. A set is used until `max_stale_s` after it was asked for;
 then there is none, which is 503 and not 401: nobody can tell a good token from a bad one.
 
-Worked example, for a set that came at 0 with `max-age=300`: refreshed from 225 on; while that fails, tried again
-every 30 s, and the set from 0 verifies tokens until 86400. A token with an unknown `kid` at 100 costs one fetch;
-the next unknown `kid` may cause one at 130, and the same one, if it was not in the set, at 220.
+Worked example, for a set that came at 0 with `max-age=300`: refreshed from 225 on with a jitter of 0, from 202.5 on
+with 0.5; while that fails, tried again every 30 s (33 s), and the set from 0 verifies tokens until 86400. A token
+with an unknown `kid` at 100 costs one fetch; the next unknown `kid` may cause one at 130, and the same one, if it was
+not in the set, at 220.
 """
 
 import asyncio
 import contextlib
 import logging
+import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -49,7 +52,13 @@ TTL_BOUNDS_S = (60.0, 86_400.0)
 
 FILE_TTL_S = 5.0
 EARLY = 0.75
+EARLIEST = 0.6
+"""Parts of a set's time after which it is due, with a jitter of 0 and of 1."""
+
 RETRY_S = 30.0
+RETRY_SPREAD = 0.2
+"""A failed refresh is repeated after `RETRY_S`, and up to this part of it later: never sooner."""
+
 COOLDOWN_S = 30.0
 """Between two fetches for unknown `kid`s of one issuer."""
 
@@ -99,7 +108,8 @@ class KeySets:
 
     `secrets` are the environment's variables, `folder` is where relative paths of `jwks_file` start. `told` hears
     (issuer, result) of every refresh that was needed, where result is `loaded` or a FetchError's kind, and
-    `unknown_kid` for every token that was refused without asking. `clock` counts seconds and never goes back.
+    `unknown_kid` for every token that was refused without asking. `clock` counts seconds and never goes
+    back; `jitter` draws a number from 0 to 1 for each refresh.
 
     Raises ConfigError for a shared secret that is missing or cannot be used.
     """
@@ -112,6 +122,7 @@ class KeySets:
         folder: Path,
         fetch: Fetch | None = None,
         clock: Callable[[], float] = time.monotonic,
+        jitter: Callable[[], float] = random.random,
         told: Callable[[str, str], None] = lambda _issuer, _result: None,
         max_stale_s: float = MAX_STALE_S,
         timeout_s: float = TIMEOUT_S,
@@ -119,6 +130,7 @@ class KeySets:
         self._folder = folder
         self._fetch = Fetcher() if fetch is None else fetch
         self._clock = clock
+        self._jitter = jitter
         self._told = told
         self._max_stale_s = max_stale_s
         self._timeout_s = timeout_s
@@ -229,9 +241,10 @@ class KeySets:
             held.flight = asyncio.get_running_loop().create_task(self._load(held), name="quotas-jwks-refresh")
 
     async def _load(self, held: _Held) -> None:
-        asked_at_s = self._clock()
+        asked_at_s, jitter = self._clock(), self._jitter()
+        retry_s = FILE_TTL_S if isinstance(held.source, JwksFile) else RETRY_S * (1 + RETRY_SPREAD * jitter)
         # Whatever happens, also what nobody foresaw: not before this.
-        held.due_s = asked_at_s + (FILE_TTL_S if isinstance(held.source, JwksFile) else RETRY_S)
+        held.due_s = asked_at_s + retry_s
         try:
             async with asyncio.timeout(self._timeout_s):
                 keys, ttl_s = await self._read(held)
@@ -244,7 +257,7 @@ class KeySets:
                 held.keys = keys
                 self._told(held.issuer, "loaded")
             held.failure = None
-            held.due_s = asked_at_s + EARLY * ttl_s
+            held.due_s = asked_at_s + (EARLY - (EARLY - EARLIEST) * jitter) * ttl_s
             held.usable_until_s = asked_at_s + max(ttl_s, self._max_stale_s)
         finally:
             held.flight = None

@@ -53,7 +53,7 @@ class Bench:
     def __init__(
         self, *issuers: Issuer, secrets: Mapping[str, str] | None = None, folder: Path = HERE, **more: Any
     ) -> None:
-        self.clock, self.pages = Clock(), Pages({URL: Answer(jwks("k1"), 300)})
+        self.clock, self.pages, self.jitter = Clock(), Pages({URL: Answer(jwks("k1"), 300)}), 0.0
         self.told: list[tuple[str, str]] = []
         self.sets = KeySets(
             issuers or (issuer(),),
@@ -61,6 +61,7 @@ class Bench:
             folder=folder,
             fetch=self.pages,
             clock=self.clock,
+            jitter=lambda: self.jitter,
             told=lambda name, result: self.told.append((name, result)),
             **more,
         )
@@ -124,6 +125,36 @@ class TestOutage:
                 await bench.at(now_s)
                 fetches.append(len(bench.pages.asked))
             assert fetches == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+
+        run(work())
+
+    @pytest.mark.parametrize(("jitter", "due_s", "again_s"), [(0, 225, 30), (0.5, 202.5, 33), (1, 180, 36)])
+    def test_each_worker_refreshes_at_a_moment_of_its_own(self, jitter: float, due_s: float, again_s: float) -> None:
+        """The docstring's worked example; a failed refresh is never repeated within the 30 s of the cooldown."""
+
+        async def work() -> None:
+            bench = Bench()
+            bench.jitter = jitter
+            fetches = []
+            for now_s in (0, due_s - 0.1, due_s, due_s + again_s - 0.1, due_s + again_s):
+                await bench.at(now_s)
+                fetches.append(len(bench.pages.asked))
+                bench.pages.pages[URL] = DOWN
+            assert fetches == [1, 1, 2, 2, 3]
+
+        run(work())
+
+    def test_workers_that_start_together_are_soon_apart(self) -> None:
+        async def work() -> None:
+            moments = set()
+            for _ in range(20):
+                sets = KeySets(
+                    (issuer(),), secrets={}, folder=HERE, fetch=Pages({URL: Answer(jwks("k1"), 300)}), clock=Clock()
+                )
+                assert await sets.find(ISS, "k1")
+                moments.add(sets._held[ISS].due_s)  # noqa: SLF001 # What is drawn shows nowhere else at once.
+            assert len(moments) > 10
+            assert all(180 <= due_s <= 225 for due_s in moments)
 
         run(work())
 

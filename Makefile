@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 8080
 
-.PHONY: help setup check test run load bench fix clean
+.PHONY: help setup check test soak run load bench fix clean
 .DEFAULT_GOAL := help
 
 help:  ## Say what there is.
@@ -38,6 +38,9 @@ check: setup  ## Lint, formatting, types, and who may import whom.
 
 test: setup  ## Run all tests.
 	$(BIN)/python -m pytest
+
+soak: setup  ## Fuzz 100,000 checks and flood a worker with millions of bad credentials; half an hour.
+	HYPOTHESIS_PROFILE=soak nice $(BIN)/python -m pytest -s tests/web/test_fuzz.py tests/web/test_memory.py
 
 load: setup  ## Put load on a service for 20 seconds and hold the answers against the plan.
 	$(BIN)/python -m loadtests.run

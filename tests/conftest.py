@@ -1,18 +1,20 @@
 """One private Valkey for the whole run: the real server, on a unix socket, emptied before each test."""
 
 import asyncio
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from quotas import embedded
 from quotas.store import Store
 
 settings.register_profile("quotas", deadline=None, print_blob=True)
-settings.load_profile("quotas")
+settings.register_profile("soak", settings.get_profile("quotas"), suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quotas"))
 
 
 @pytest.fixture(scope="session")

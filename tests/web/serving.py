@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from unittest.mock import patch
 
 import httpx
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from quotas import app, plans
 from quotas.clients import Clients
@@ -38,11 +38,15 @@ plans:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """One worker: HTTP into it, and what its operator uses beside it, on a connection of their own."""
+    """One worker: HTTP into it, and what its operator uses beside it, on a connection of their own.
+
+    `asgi` takes what no HTTP client would send.
+    """
 
     http: httpx.AsyncClient
     clients: Clients
     store: Store
+    asgi: ASGIApp
 
     async def key(self, name: str = "acme", plan: str = "slow") -> str:
         """The secret of a new client's only key."""
@@ -83,7 +87,7 @@ async def service(  # noqa: PLR0913 # One parameter for each thing that a test m
         http = await stack.enter_async_context(httpx.AsyncClient(transport=transport, base_url="http://quotas"))
         store = await stack.enter_async_context(Store(redis_url))
         clients = Clients(Registry(store), config=config, brand=settings.key_brand, pepper=pepper, clock=clock)
-        yield Service(http, clients, store)
+        yield Service(http, clients, store, with_state)
 
 
 def samples(exposition: str, name: str) -> dict[str, float]:

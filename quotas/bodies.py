@@ -1,4 +1,4 @@
-"""What the admin API reads and writes, as JSON: one model for each body and each query.
+"""What HTTP reads and writes as JSON: one model for each body and each query, of the admin API and for everybody.
 
 Requests are read strictly: no unknown field, no number for text, nothing longer than it may be. Instants are RFC 3339
 text outside and microseconds inside. Only `IssuedKeyBody` ever holds a credential, and only on its way out.
@@ -6,16 +6,18 @@ text outside and microseconds inside. Only `IssuedKeyBody` ever holds a credenti
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from quotas import instants, overrides
 from quotas.audit import Entry, is_id
+from quotas.checks import Reason
 from quotas.clients import MAX_KEY_NAME, IssuedKey
 from quotas.directory import Page
 from quotas.issuers import MAX_TEXT
 from quotas.keys import Environment
+from quotas.limits import EXACT
 from quotas.overrides import Override
 from quotas.plans import MAX_CLIENT_NAME, AnchorDay, BurstNumber, QuotaText, RateText, ZoneName, is_client_name
 from quotas.registry import Alias, Client, Key, Status
@@ -24,6 +26,9 @@ from quotas.revoking import fields
 
 MAX_PAGE = 500
 PAGE = 100
+METHOD = r"^[A-Za-z][A-Za-z0-9!#$%&'*+.^_`|~-]{0,31}$"
+"""An HTTP method as a JSON schema's pattern."""
+
 _SHORT = Field(max_length=64)
 
 
@@ -356,3 +361,49 @@ class ProblemBody(BaseModel):
     status: int
     detail: str
     faults: list[FaultBody] | None = None
+
+
+class RefusalBody(BaseModel):
+    """Problem details of a check that is not allowed. `violated-policies` are the limits that refuse, if any do."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    reason: Reason
+    violated_policies: Annotated[list[str] | None, Field(serialization_alias="violated-policies")] = None
+
+
+class RefundRequest(_Asked):
+    """The body of `POST /v1/refund`. `taken_at` is when the units were taken: RFC 3339 text, microseconds here."""
+
+    client: str
+    units: Annotated[int, Field(ge=1, lt=EXACT)]
+    idempotency_key: Annotated[str, Field(min_length=1, max_length=256)]
+    key_id: Annotated[str, Field(max_length=64)] = ""
+    method: Annotated[str, Field(pattern=METHOD)] = "GET"
+    path: Annotated[str, Field(max_length=8192)] = "/"
+    taken_at: Instant | None = None
+
+
+class RefundBody(BaseModel):
+    """Whole units that each limit got back, by name; `repeated` says that an earlier call gave them."""
+
+    client: str
+    refunded: dict[str, int]
+    repeated: bool
+
+
+class HealthBody(BaseModel):
+    """That the process answers, and its version."""
+
+    status: Literal["ok"] = "ok"
+    version: str
+
+
+class ReadyBody(BaseModel):
+    """Whether checks can be decided. `store` is `ok` or why it cannot be asked, `plans` how many are loaded."""
+
+    status: Literal["ready", "unavailable"]
+    store: str
+    plans: int

@@ -65,6 +65,9 @@ _STATUS = {
     Reason.STORE_UNAVAILABLE: 503,
 }
 
+STATUSES = tuple(sorted(set(_STATUS.values())))
+"""The statuses of refusals, before a face puts others in their place."""
+
 _TYPES = {
     429: (QUOTA_EXCEEDED, "The assigned quota is exceeded"),
     503: (REDUCED_CAPACITY, "The service has less capacity than usual"),

@@ -8,31 +8,31 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from importlib.metadata import version
 from types import MappingProxyType
-from typing import Annotated, Any, TypedDict
+from typing import Any, TypedDict
 from urllib.parse import quote
 
-import orjson
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 from starlette.applications import Starlette
 from starlette.datastructures import URLPath
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Match, NoMatchFound, Route
 from starlette.types import Receive, Scope, Send
 
-from quotas import admin, faces, instants, metrics, problems, rendering
+from quotas import admin, contract, faces, metrics, problems, rendering
 from quotas.admin_operations import Admin
+from quotas.bodies import HealthBody, ReadyBody, RefundBody, RefundRequest
 from quotas.checks import Checks
 from quotas.errors import ConflictError, NotFoundError, QuotasError, StoreUnavailableError
 from quotas.faces import Face
-from quotas.limits import EXACT
 from quotas.metrics import Metrics
+from quotas.openapi import Endpoint
 from quotas.planbook import Planbook
 from quotas.refunds import Refunds
 from quotas.rendering import check_response
@@ -55,26 +55,6 @@ class Services:
     planbook: Planbook
     metrics: Metrics
     admin: Admin
-
-
-def _instant(value: object) -> int:
-    if not isinstance(value, str):
-        raise ValueError("must be text, an RFC 3339 instant such as 2026-12-31T23:59:59Z")  # noqa: TRY004 # pydantic collects it.
-    return instants.parse(value)
-
-
-class RefundRequest(BaseModel):
-    """The body of `POST /v1/refund`. `taken_at` is when the units were taken: RFC 3339 text, microseconds here."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    client: str
-    units: Annotated[int, Field(ge=1, lt=EXACT)]
-    idempotency_key: Annotated[str, Field(min_length=1, max_length=256)]
-    key_id: Annotated[str, Field(max_length=64)] = ""
-    method: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9!#$%&'*+.^_`|~-]{0,31}$")] = "GET"
-    path: Annotated[str, Field(max_length=8192)] = "/"
-    taken_at: Annotated[int, BeforeValidator(_instant)] | None = None
 
 
 class State(TypedDict):
@@ -202,10 +182,7 @@ def create(
         lifespan=lifespan,
         routes=[
             CheckRoute(),
-            Route("/v1/refund", _refund, methods=["POST"]),
-            Route("/healthz", _healthz),
-            Route("/readyz", _readyz),
-            Route("/metrics", _metrics),
+            *(Route(endpoint.path, answer, methods=endpoint.methods) for endpoint, answer in HANDLERS),
             *admin.routes(_admin, admin_tokens, port=admin_port),
         ],
         exception_handlers=dict.fromkeys((HTTPException, ValidationError, *_ANSWERED), _failed),
@@ -219,7 +196,7 @@ def _admin(request: Request) -> Admin:
 
 async def _healthz(_: Request) -> Response:
     """Whether the process answers; it says nothing of the store."""
-    return _json({"status": "ok", "version": version("quotas")})
+    return problems.answer(200, HealthBody(status="ok", version=version("quotas")))
 
 
 async def _readyz(request: Request) -> Response:
@@ -230,11 +207,12 @@ async def _readyz(request: Request) -> Response:
         async with deadline(_READY_TIMEOUT_S):
             await services.store.call("PING")
     except StoreUnavailableError as error:
-        return _json({"status": "unavailable", "store": error.kind, "plans": plans}, 503)
-    return _json({"status": "ready", "store": "ok", "plans": plans})
+        return problems.answer(503, ReadyBody(status="unavailable", store=error.kind, plans=plans))
+    return problems.answer(200, ReadyBody(status="ready", store="ok", plans=plans))
 
 
 async def _metrics(request: Request) -> Response:
+    """What was counted, by all workers, for Prometheus."""
     services: Services = request.state.services
     exposition = await asyncio.to_thread(services.metrics.exposition)
     return Response(exposition, media_type=metrics.CONTENT_TYPE)
@@ -256,7 +234,23 @@ async def _refund(request: Request) -> Response:
             target=asked.path,
             taken_us=asked.taken_at,
         )
-    return _json({"client": asked.client, "refunded": refunded.units, "repeated": refunded.repeated})
+    body = RefundBody(client=asked.client, refunded=dict(refunded.units), repeated=refunded.repeated)
+    return problems.answer(200, body)
+
+
+async def _openapi(_: Request) -> Response:
+    """All of this for programs (OpenAPI 3.1)."""
+    return JSONResponse(contract.document([endpoint for endpoint, _ in HANDLERS]), headers=problems.NO_STORE)
+
+
+HANDLERS: tuple[tuple[Endpoint, Callable[[Request], Awaitable[Response]]], ...] = (
+    (contract.REFUND, _refund),
+    (contract.HEALTHZ, _healthz),
+    (contract.READYZ, _readyz),
+    (contract.METRICS, _metrics),
+    (contract.OPENAPI, _openapi),
+)
+"""What everybody may ask beside the check, and what answers it."""
 
 
 def _is_trusted(peer: str | None, services: Services) -> bool:
@@ -274,10 +268,6 @@ async def _failed(_: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException) and error.status_code == HTTPStatus.NOT_FOUND:
         error = HTTPException(404, "There is nothing at this path; /check, /healthz, /readyz and /metrics are.")
     return problems.problem(error)
-
-
-def _json(content: Mapping[str, object], status: int = 200) -> Response:
-    return Response(orjson.dumps(content), status, problems.NO_STORE, "application/json")
 
 
 async def _end_with(parent: int) -> None:

@@ -1,0 +1,156 @@
+"""What everybody may ask, as programs read of it in `/openapi.json`; the admin API has a document of its own.
+
+Each endpoint here has its handler in `web`, which makes the routes from the same values.
+"""
+
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+from quotas import faces, openapi
+from quotas.bodies import METHOD, HealthBody, ProblemBody, ReadyBody, RefundBody, RefundRequest, RefusalBody
+from quotas.faces import Face
+from quotas.openapi import Endpoint, Told
+from quotas.rendering import PROBLEM, STATUSES
+
+SCHEMES: Mapping[str, Any] = {
+    "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    "bearer": {"type": "http", "scheme": "bearer", "description": "An API key, or a JWT of a configured issuer."},
+}
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT")
+
+_PATHS = {faces.NATIVE: "/check", faces.NGINX: "/check/nginx", faces.ENVOY: "/check/envoy/{path}"}
+_ALWAYS = {
+    "X-Quotas-Client": "The client, empty when it is not known.",
+    "X-Quotas-Plan": "Its plan, empty when the client is not known.",
+    "X-Quotas-Subject": "Whom the credential speaks for, empty when that is not known.",
+    "Cache-Control": "no-store",
+}
+_LIMITS = {
+    "RateLimit-Policy": "The limits that this request met (draft-ietf-httpapi-ratelimit-headers-11).",
+    "RateLimit": "What is left of them.",
+    "X-RateLimit-Limit": "Units of the limit that is nearest to refusing.",
+    "X-RateLimit-Remaining": "What is left of it.",
+    "X-RateLimit-Reset": "When all of it is back: seconds since the epoch.",
+}
+_REFUSED = {"X-Quotas-Reason": "The machine code of the refusal."}
+_BINDING = {"X-Quotas-Limit": "The limit that refused."}
+_RETRY = {"Retry-After": "Seconds until this request could pass."}
+_WHAT = {
+    200: "Allowed, and charged.",
+    400: "What the gateway carries cannot be read. Nothing is charged.",
+    401: "No credential, or none that is valid.",
+    403: "The client may not, or this cost can never pass.",
+    429: "A limit has no room.",
+    503: "Limits cannot be checked at the moment.",
+}
+_COST = {"type": "string", "pattern": "^[0-9]{1,15}$", "description": "Units it costs; believed from trusted proxies."}
+_METHOD = {
+    "type": "string",
+    "pattern": METHOD,
+    "description": "The method that the gateway was asked with; without it the check's own.",
+}
+_TARGET = {"type": "string", "description": "The target that the gateway was asked for, as it was sent; without it /."}
+
+
+def document(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
+    """The OpenAPI document of these endpoints and the check's faces."""
+    described = openapi.publish([*(_check(face) for face in faces.FACES), *endpoints], SCHEMES)
+    return {"openapi": "3.1.0", "info": {"title": "quotas", "version": version("quotas")}, **described}
+
+
+def _check(face: Face) -> Endpoint:
+    return Endpoint(
+        path=_PATHS[face],
+        methods=METHODS,
+        name=f"check_{face.name}" if face is not faces.NATIVE else "check",
+        summary="Whether the carried request may pass, and what is left.",
+        answers=_answers(face),
+        headers=_headers(face),
+        schemes=tuple(SCHEMES),
+    )
+
+
+def _headers(face: Face) -> dict[str, Mapping[str, Any]]:
+    headers: dict[str, Mapping[str, Any]] = {"X-Quotas-Cost": _COST}
+    if face.method is not None:
+        headers[face.method.decode().title()] = _METHOD
+    if face.target is not None:
+        headers[face.target.decode().title()] = _TARGET
+    return headers
+
+
+def _answers(face: Face) -> dict[int, Told]:
+    """What each status of this face means; a status that stands in for others means all of them."""
+    degraded = {"X-Quotas-Degraded": "1 when the store was not asked and the plan lets such checks pass."}
+    answers = {200: Told(what=_WHAT[200], headers=_ALWAYS, may=_LIMITS | degraded)}
+    for status in STATUSES:
+        told = face.instead.get(status, status)
+        meant = [each for each in STATUSES if face.instead.get(each, each) == told]
+        headers = _ALWAYS | _REFUSED
+        if face.tells_status:
+            headers |= {"X-Quotas-Status": "The status that /check would have answered."}
+        may = _LIMITS | _BINDING if {403, 429} & set(meant) else {}
+        if {429, 503} >= set(meant):
+            headers |= _RETRY
+        elif {429, 503} & set(meant):
+            may |= _RETRY
+        if told == 401:  # noqa: PLR2004 # RFC 9110, section 15.5.2.
+            headers |= {"WWW-Authenticate": "The challenge (RFC 6750, section 3)."}
+        what = " ".join(_WHAT[each] for each in meant)
+        body = RefusalBody if face.bodies else None
+        answers[told] = Told(what=what, body=body, media_type=PROBLEM.decode(), headers=headers, may=may)
+    return answers
+
+
+def _problem(what: str) -> Told:
+    return Told(what=what, body=ProblemBody, media_type=PROBLEM.decode())
+
+
+REFUND = Endpoint(
+    path="/v1/refund",
+    methods=("POST",),
+    name="refund",
+    summary="Give units back, once per idempotency key; for trusted callers that ask directly.",
+    asked=RefundRequest,
+    answers={
+        200: Told(what="Given back, now or by an earlier call.", body=RefundBody),
+        400: _problem("The body is not as described."),
+        403: _problem("The caller is not trusted, or asks through a proxy."),
+        404: _problem("There is no such client."),
+        413: _problem("The body is too long."),
+        415: _problem("The body is not JSON."),
+        503: _problem("The store did not answer; ask again."),
+    },
+)
+HEALTHZ = Endpoint(
+    path="/healthz",
+    methods=("GET", "HEAD"),
+    name="healthz",
+    summary="Whether the process answers; it says nothing of the store.",
+    answers={200: Told(what="It does.", body=HealthBody)},
+)
+READYZ = Endpoint(
+    path="/readyz",
+    methods=("GET", "HEAD"),
+    name="readyz",
+    summary="Whether checks can be decided: the store answers and plans are loaded.",
+    answers={
+        200: Told(what="They can.", body=ReadyBody),
+        503: Told(what="The store does not answer.", body=ReadyBody),
+    },
+)
+METRICS = Endpoint(
+    path="/metrics",
+    methods=("GET", "HEAD"),
+    name="metrics",
+    summary="What was counted, by all workers, for Prometheus.",
+    answers={200: Told(what="Metrics in the text format.", body=str, media_type="text/plain")},
+)
+OPENAPI = Endpoint(
+    path="/openapi.json",
+    methods=("GET", "HEAD"),
+    name="openapi",
+    summary="This document.",
+    answers={200: Told(what="It.", body=dict)},
+)

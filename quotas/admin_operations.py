@@ -154,7 +154,11 @@ async def create_key(call: Call, asked: NewKey) -> Answer:
 
 async def _issue_key(call: Call, asked: NewKey) -> tuple[HTTPStatus, IssuedKeyBody]:
     issued = await call.clients.issue_key(
-        asked.client, name=asked.name, environment=asked.environment, expires_at_us=asked.expires_at
+        asked.client,
+        name=asked.name,
+        environment=asked.environment,
+        expires_at_us=asked.expires_at,
+        scopes=asked.scopes,
     )
     return HTTPStatus.CREATED, IssuedKeyBody.issued(issued, asked.client)
 

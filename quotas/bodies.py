@@ -19,10 +19,11 @@ from quotas.issuers import MAX_TEXT
 from quotas.keys import Environment
 from quotas.limits import EXACT
 from quotas.overrides import Override
-from quotas.plans import MAX_CLIENT_NAME, AnchorDay, BurstNumber, QuotaText, RateText, ZoneName, is_client_name
+from quotas.plans import MAX_CLIENT_NAME, AnchorDay, BurstNumber, QuotaText, RateText, Scopes, ZoneName, is_client_name
 from quotas.registry import Alias, Client, Key, Status
 from quotas.revocations import Revocation
 from quotas.revoking import fields
+from quotas.scopes import MAX_SCOPES
 
 MAX_PAGE = 500
 PAGE = 100
@@ -93,12 +94,16 @@ class ClientChange(_Asked):
 
 
 class NewKey(_Asked):
-    """A key to be. `expires_at` is the first instant at which it is too old; left out, it is valid until revoked."""
+    """A key to be. `expires_at` is the first instant at which it is too old; left out, it is valid until revoked.
+
+    `scopes` are what it may do, where plans ask for them.
+    """
 
     client: ClientName
     name: KeyName
     expires_at: Instant | None = None
     environment: Environment = Environment.LIVE
+    scopes: Annotated[Scopes, Field(max_length=MAX_SCOPES)] = []
 
 
 class Rotation(_Asked):
@@ -221,6 +226,7 @@ class KeyBody(BaseModel):
     name: str
     shown: str
     environment: Environment
+    scopes: list[str]
     created_at: str
     expires_at: str | None
 
@@ -248,6 +254,7 @@ def _key_fields(key: Key, client: str) -> dict[str, Any]:
         "name": key.name,
         "shown": key.shown,
         "environment": key.environment,
+        "scopes": sorted(key.scopes),
         "created_at": instants.show(key.created_at_us),
         "expires_at": None if key.expires_at_us is None else instants.show(key.expires_at_us),
     }
@@ -364,7 +371,10 @@ class ProblemBody(BaseModel):
 
 
 class RefusalBody(BaseModel):
-    """Problem details of a check that is not allowed. `violated-policies` are the limits that refuse, if any do."""
+    """Problem details of a check that is not allowed. `violated-policies` are the limits that refuse, if any do.
+
+    `required-scopes` are what the credential needs, when it lacks one.
+    """
 
     type: str
     title: str
@@ -372,6 +382,7 @@ class RefusalBody(BaseModel):
     detail: str
     reason: Reason
     violated_policies: Annotated[list[str] | None, Field(serialization_alias="violated-policies")] = None
+    required_scopes: Annotated[list[str] | None, Field(serialization_alias="required-scopes")] = None
 
 
 class RefundRequest(_Asked):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from quotas import paths, requests
+from quotas import paths, requests, scopes
 from quotas.addresses import counted
 from quotas.decisions import Decision, Outcome
 from quotas.errors import CredentialError, RequestError, StoreUnavailableError
@@ -43,6 +43,7 @@ class Reason(Enum):
     AMBIGUOUS_CREDENTIALS = "ambiguous_credentials"
     SUSPENDED_CLIENT = "suspended_client"
     NO_PLAN = "no_plan"
+    INSUFFICIENT_SCOPE = "insufficient_scope"
     RATE_LIMITED = "rate_limited"
     QUOTA_EXCEEDED = "quota_exceeded"
     COST_EXCEEDS_LIMIT = "cost_exceeds_limit"
@@ -64,13 +65,14 @@ class Answer:
     """What a check is answered. `reason` None is allowed; identity is None where it is not known, or was not asked for.
 
     `decision` is None where no limit was asked. `degraded` says that the store was not asked and the plan lets
-    such checks pass.
+    such checks pass. `required_scopes` are told when one of them is missing.
     """
 
     reason: Reason | None
     identity: Identity | None = None
     decision: Decision | None = None
     degraded: bool = False
+    required_scopes: frozenset[str] = scopes.NONE
 
 
 class Checks:
@@ -163,9 +165,10 @@ class Checks:
         except StoreUnavailableError as error:
             self._metrics.store_error(error.kind)
             self._tell(error)
-            return self._without_store(known[-1] if known else self._identities.remembered(request.credential))
+            identity = known[-1] if known else self._identities.remembered(request.credential)
+            return self._without_store(request, identity)
 
-    def _without_store(self, identity: Identity | None) -> Answer:
+    def _without_store(self, request: CheckRequest, identity: Identity | None) -> Answer:
         """The one place that says what a check gets when the store cannot be asked.
 
         Without an identity there is no plan to ask: who is not known does not pass. An identity that is no longer valid
@@ -175,6 +178,10 @@ class Checks:
         if identity is not None and identity.is_expired(now_us):
             identity = None
         in_force = None if identity is None else self._planbook.of(identity.client, now_us)
+        if in_force is not None and identity is not None:
+            required = in_force.plan.scopes_for(self._take_of(request, identity, in_force.plan, now_us).skipped)
+            if not required <= identity.scopes:
+                return _lacking(identity, required)
         if in_force is not None and in_force.plan.on_store_error is StoreErrorPolicy.ALLOW:
             self._metrics.degraded(StoreErrorPolicy.ALLOW.value)
             return Answer(None, identity, degraded=True)
@@ -192,11 +199,15 @@ class Checks:
         """Find the client and take the cost; `known` ends with whom the caller is known to be, if that still holds.
 
         `nobody` is who asks when there is no credential to find a client by.
+
+        A scope is missed on what was loaded for this check only: no take comes after it that could tell that the
+        client is on another plan since.
         """
+        anew = False
         for _ in range(_ROUNDS):
             now_us = self._clock()
             if nobody is None:
-                digest, identity = await self._identities.find(request.credential, now_us)
+                digest, identity = await self._identities.find(request.credential, now_us, anew=anew)
             else:
                 digest, identity = nobody.client.id, nobody
             known.append(identity)
@@ -210,6 +221,12 @@ class Checks:
             if in_force.plan.name != client.plan:
                 identity = replace(identity, client=replace(client, plan=in_force.plan.name))
             asked = self._take_of(request, identity, in_force.plan, now_us)
+            required = in_force.plan.scopes_for(asked.skipped)
+            if not required <= identity.scopes:
+                if anew or nobody is not None:
+                    return _lacking(identity, required)
+                anew = True
+                continue
             begun = self._timer()
             decision = await take(self._store, in_force.packed, asked)
             self._metrics.store_seconds("take", self._timer() - begun)
@@ -252,6 +269,12 @@ class Checks:
         )
 
 
+def _lacking(identity: Identity, required: frozenset[str]) -> Answer:
+    """The answer to who lacks a scope; to whom nobody knows, a credential would help."""
+    reason = Reason.INSUFFICIENT_SCOPE if identity.client.name else Reason.MISSING_CREDENTIAL
+    return Answer(reason, identity, required_scopes=required)
+
+
 _OUTCOMES = {
     None: "allowed",
     Reason.RATE_LIMITED: "rate_limited",
@@ -259,6 +282,7 @@ _OUTCOMES = {
     Reason.COST_EXCEEDS_LIMIT: "never",
     Reason.SUSPENDED_CLIENT: "forbidden",
     Reason.NO_PLAN: "forbidden",
+    Reason.INSUFFICIENT_SCOPE: "forbidden",
     Reason.INVALID_REQUEST: "error",
     Reason.STORE_UNAVAILABLE: "error",
 }

@@ -7,7 +7,7 @@ import typer
 from pydantic import ValidationError
 
 from quotas import app as composition
-from quotas import instants, keys, overrides, tables, terminal
+from quotas import instants, keys, overrides, scopes, tables, terminal
 from quotas.keys import Environment
 from quotas.overrides import Override
 from quotas.registry import Alias, Client, Key
@@ -148,6 +148,7 @@ def create_key(
     expires_in_days: Annotated[
         int | None, typer.Option(min=1, max=36_500, help="Days it is valid; for ever when left out.")
     ] = None,
+    scope: Annotated[list[str] | None, typer.Option(help="What it may do, where plans ask; once for each.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Create a key and print it, this once."""
@@ -155,7 +156,9 @@ def create_key(
     if expires_in_days is not None:
         expires_at_us = composition.clock() + expires_in_days * 86_400 * 1_000_000
     issued = terminal.without_plans(
-        lambda clients: clients.issue_key(client, name=name, environment=environment, expires_at_us=expires_at_us)
+        lambda clients: clients.issue_key(
+            client, name=name, environment=environment, expires_at_us=expires_at_us, scopes=scope or ()
+        )
     )
     if as_json:
         terminal.print_json({"id": issued.key.id, "key": issued.secret, "client": client, **_key_fields(issued.key)})
@@ -206,12 +209,13 @@ def list_keys(client: Annotated[str, typer.Option(help="Whose keys.")], as_json:
             key.shown + "…",
             key.name,
             key.environment.value,
+            scopes.joined(key.scopes),
             instants.show(key.created_at_us),
             "never" if key.expires_at_us is None else instants.show(key.expires_at_us),
         )
         for key in found
     ]
-    tables.print_table(out, ("id", "key", "name", "environment", "created", "expires"), rows)
+    tables.print_table(out, ("id", "key", "name", "environment", "scopes", "created", "expires"), rows)
 
 
 @keys_app.command("revoke")
@@ -266,6 +270,7 @@ def _key_fields(key: Key) -> dict[str, Any]:
         "name": key.name,
         "shown": key.shown,
         "environment": key.environment.value,
+        "scopes": sorted(key.scopes),
         "created_at": instants.show(key.created_at_us),
         "expires_at": None if key.expires_at_us is None else instants.show(key.expires_at_us),
     }

@@ -1,6 +1,6 @@
 """What operators do with clients and keys: create, put on a plan, suspend, issue, revoke."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from quotas import instants, keys
@@ -11,6 +11,7 @@ from quotas.keys import Environment
 from quotas.overrides import Override, names, told, written
 from quotas.plans import MAX_CLIENT_NAME, Config, is_client_name
 from quotas.registry import Alias, Client, Key, Registry, Status
+from quotas.scopes import checked, joined
 from quotas.tokens import is_text
 
 MAX_KEY_NAME = 128
@@ -154,25 +155,38 @@ class Clients:
         name: str = "",
         environment: Environment = Environment.LIVE,
         expires_at_us: int | None = None,
+        scopes: Iterable[str] = (),
     ) -> IssuedKey:
         """A new key of a client. `expires_at_us` is the first instant at which it is too old; None is never."""
-        issued = await self._issue(client_name, name, environment, expires_at_us)
+        issued = await self._issue(
+            client_name, name=name, environment=environment, expires_at_us=expires_at_us, scopes=scopes
+        )
         expires_at = None if expires_at_us is None else instants.show(expires_at_us)
         details = {"client": client_name, "name": name, "environment": environment.value, "expires_at": expires_at}
-        self._did("key.create", issued.key.id, **details)
+        self._did("key.create", issued.key.id, **details, scopes=joined(issued.key.scopes))
         return issued
 
     async def _issue(
-        self, client_name: str, name: str, environment: Environment, expires_at_us: int | None
+        self,
+        client_name: str,
+        *,
+        name: str,
+        environment: Environment,
+        expires_at_us: int | None = None,
+        scopes: Iterable[str],
     ) -> IssuedKey:
         now_us = self._clock()
         if len(name) > MAX_KEY_NAME or not (name == "" or name.isprintable()):
             raise ConflictError(f"a key's name has at most {MAX_KEY_NAME} printable characters")
         if expires_at_us is not None and expires_at_us <= now_us:
             raise ConflictError("the key would have expired already; name an instant in the future")
+        try:
+            allowed = checked(scopes)
+        except ValueError as error:
+            raise ConflictError(str(error)) from error
         client = await self.get(client_name)
         secret = keys.generate(self._brand, environment)
-        key = Key(keys.new_id("key"), client.id, name, keys.shown(secret), environment, now_us, expires_at_us)
+        key = Key(keys.new_id("key"), client.id, name, keys.shown(secret), environment, now_us, expires_at_us, allowed)
         await self._registry.create_key(key, keys.digest(secret.encode(), self._pepper))
         return IssuedKey(key, secret)
 
@@ -183,7 +197,7 @@ class Clients:
         return sorted(found, key=lambda key: (key.created_at_us, key.id))
 
     async def rotate_key(self, key_id: str, grace_s: int) -> tuple[IssuedKey, Client]:
-        """A new key in a key's place: same client, name and environment; the old one is valid for `grace_s` more.
+        """A new key in a key's place: same client, name, environment and scopes; the old is valid for `grace_s` more.
 
         The end of the grace is exclusive, and no later than the old key's own expiry; 0 ends it at once. The new key
         has no expiry. What the client has spent stays spent.
@@ -193,7 +207,7 @@ class Clients:
         if found is None or found[0].is_expired(now_us):
             raise NotFoundError(f"there is no valid key {key_id!r}; `quotas keys list --client NAME` shows a client's")
         old, client = found
-        issued = await self._issue(client.name, old.name, old.environment, None)
+        issued = await self._issue(client.name, name=old.name, environment=old.environment, scopes=old.scopes)
         self._did("key.rotate", key_id, client=client.name, new=issued.key.id, grace_seconds=grace_s)
         if not await self._registry.expire_key(key_id, now_us + grace_s * 1_000_000):
             raise ConflictError(f"the key {key_id!r} was revoked meanwhile; the new key {issued.key.id} is valid")

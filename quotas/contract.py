@@ -35,12 +35,13 @@ _LIMITS = {
 }
 _REFUSED = {"X-Quotas-Reason": "The machine code of the refusal."}
 _BINDING = {"X-Quotas-Limit": "The limit that refused."}
+_CHALLENGE = {"WWW-Authenticate": "The challenge (RFC 6750, section 3); when scopes are missing, with them."}
 _RETRY = {"Retry-After": "Seconds until this request could pass."}
 _WHAT = {
     200: "Allowed, and charged.",
     400: "What the gateway carries cannot be read. Nothing is charged.",
     401: "No credential, or none that is valid.",
-    403: "The client may not, or this cost can never pass.",
+    403: "The client or its credential may not, or this cost can never pass.",
     429: "A limit has no room.",
     503: "Limits cannot be checked at the moment.",
 }
@@ -96,7 +97,9 @@ def _answers(face: Face) -> dict[int, Told]:
         elif {429, 503} & set(meant):
             may |= _RETRY
         if told == 401:  # noqa: PLR2004 # RFC 9110, section 15.5.2.
-            headers |= {"WWW-Authenticate": "The challenge (RFC 6750, section 3)."}
+            headers |= _CHALLENGE
+        elif 403 in meant:  # noqa: PLR2004 # RFC 6750, section 3.1.
+            may |= _CHALLENGE
         what = " ".join(_WHAT[each] for each in meant)
         body = RefusalBody if face.bodies else None
         answers[told] = Told(what=what, body=body, media_type=PROBLEM.decode(), headers=headers, may=may)

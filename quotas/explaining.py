@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from quotas import paths
+from quotas import paths, scopes
 from quotas.checks import Reason
 from quotas.decisions import Decision, Memory, Standing, take
 from quotas.errors import CredentialError
@@ -33,7 +33,8 @@ class Explanation:
     """What a check would be answered, and from what. `reason` None is allowed.
 
     `readings` are the ways in which an upstream could understand the path; a limit is about the request when it
-    is about one of them.
+    is about one of them. `required_scopes` are those that the request needs, whether or not they are there; where
+    one is missing there is no decision.
     """
 
     reason: Reason | None
@@ -43,6 +44,7 @@ class Explanation:
     readings: tuple[str, ...] = ()
     stories: tuple[LimitStory, ...] = ()
     decision: Decision | None = None
+    required_scopes: frozenset[str] = scopes.NONE
 
 
 class Explainer:
@@ -71,14 +73,17 @@ class Explainer:
         readings = paths.readings(target)
         if cost is None:
             cost = in_force.plan.cost(method, readings)
-        standings, now_us = await self._standings(identity, in_force, in_force.plan.skipped(method, readings), cost)
-        decision = Decision.of(now_us, list(standings.values()))
+        skipped = in_force.plan.skipped(method, readings)
+        required = in_force.plan.scopes_for(skipped)
+        standings, now_us = await self._standings(identity, in_force, skipped, cost)
         of_the_plan = self._planbook.config.plans[in_force.plan.name].limits
         stories = tuple(
             LimitStory(limit, limit != planned, standings.get(limit.name))
             for limit, planned in zip(in_force.plan.limits, of_the_plan, strict=True)
         )
-        return Explanation(Reason.of(decision), identity, in_force, cost, readings, stories, decision)
+        decision = Decision.of(now_us, list(standings.values())) if required <= identity.scopes else None
+        reason = Reason.INSUFFICIENT_SCOPE if decision is None else Reason.of(decision)
+        return Explanation(reason, identity, in_force, cost, readings, stories, decision, required)
 
     async def _standings(
         self, identity: Identity, in_force: PlanInForce, skipped: frozenset[str], cost: int

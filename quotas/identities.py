@@ -74,16 +74,22 @@ class Identities:
         else:
             self._forget_tokens()
 
-    async def find(self, credential: bytes, now_us: int) -> tuple[str, Identity]:
+    async def find(self, credential: bytes, now_us: int, *, anew: bool = False) -> tuple[str, Identity]:
         """The credential's digest, to forget it by, and its identity; its client may be suspended.
+
+        It is as of this call when it is to be found `anew`, else perhaps as of an earlier generation.
 
         Raises CredentialError: a malformed key is answered like an unknown one, without asking the store.
         Raises StoreUnavailableError.
         """
         digest = keys.digest(credential, self._pepper)
-        identity = self._keys.get(digest) or await self._remembered_token(digest)
+        identity = None if anew else self._keys.get(digest) or await self._remembered_token(digest)
         if identity is None:
-            identity = await self._load(credential, digest, now_us)
+            try:
+                identity = await self._load(credential, digest, now_us)
+            except CredentialError:
+                self.forget(digest)
+                raise
         if identity.is_expired(now_us):
             self.forget(digest)
             raise CredentialError("expired_credential")
@@ -114,6 +120,8 @@ class Identities:
         identity = await self._load_key(credential, digest)
         if identity.client.status is Status.ACTIVE:
             self._keys.keep(digest, identity)
+        else:
+            self.forget(digest)
         return identity
 
     async def _load_token(self, subjects: Subjects, credential: bytes, digest: str, now_us: int) -> Identity:
@@ -158,5 +166,5 @@ class Identities:
 def _size(identity: Identity) -> int:
     """About how many bytes an identity takes, most of all its texts."""
     client = identity.client
-    texts = (client.id, client.name, client.plan, client.overrides, identity.subject, identity.subject_id)
-    return _IDENTITY_BYTES + sum(map(sys.getsizeof, texts))
+    named = (client.id, client.name, client.plan, client.overrides, identity.subject, identity.subject_id)
+    return _IDENTITY_BYTES + sum(map(sys.getsizeof, (*named, identity.scopes, *identity.scopes)))

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from quotas import documents
+from quotas import documents, scopes
 from quotas.addresses import Network, Proxies
 from quotas.errors import ConfigError, Fault
 from quotas.issuers import (
@@ -100,7 +100,8 @@ class CostRule:
 class Plan:
     """A named set of limits, which requests each is about, what requests cost, and the answer when the store is down.
 
-    A limit without an entry in `matches` is about every request.
+    A limit without an entry in `matches` is about every request. `required_scopes` are asked of every request,
+    `limit_scopes` of those that the limit of this name is about.
     """
 
     name: str
@@ -108,6 +109,8 @@ class Plan:
     matches: Mapping[str, Match] = field(default_factory=dict)
     costs: tuple[CostRule, ...] = ()
     on_store_error: StoreErrorPolicy = StoreErrorPolicy.DENY
+    required_scopes: frozenset[str] = scopes.NONE
+    limit_scopes: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     @property
     def asks_for_paths(self) -> bool:
@@ -117,6 +120,13 @@ class Plan:
     def skipped(self, method: str, paths: Sequence[str]) -> frozenset[str]:
         """Names of the limits that are not about this request, in any reading of its path."""
         return frozenset(name for name, match in self.matches.items() if not match.matches(method, paths))
+
+    def scopes_for(self, skipped: frozenset[str]) -> frozenset[str]:
+        """Scopes that a request needs which all limits but the `skipped` are about."""
+        if not self.limit_scopes:
+            return self.required_scopes
+        asked = (each for name, each in self.limit_scopes.items() if name not in skipped)
+        return self.required_scopes.union(*asked)
 
     def cost(self, method: str, paths: Sequence[str]) -> int:
         """Units that this request costs: of the first rule that matches, else 1; of several readings, the most."""
@@ -244,6 +254,15 @@ def _named(parse: Callable[[str], bytes]) -> Callable[[object], bytes | None]:
 _Name = Annotated[str, AfterValidator(_printable)]
 
 
+def _scopes(names: list[str]) -> list[str]:
+    scopes.checked(names)
+    return names
+
+
+Scopes = Annotated[list[str], AfterValidator(_scopes)]
+RequiredScopes = Annotated[Scopes, Field(min_length=1)]
+
+
 def _method(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9!#$%&'*+.^_`|~-]{0,31}", text):
         raise ValueError(f"{text[:40]!r} is no HTTP method")
@@ -262,6 +281,10 @@ class _Match(_Model):
 
     def to_domain(self) -> Match:
         return Match(None if self.methods is None else frozenset(self.methods), self.path)
+
+
+class _LimitMatch(_Match):
+    required_scopes: RequiredScopes | None = None
 
 
 class _Cost(_Match):
@@ -313,7 +336,7 @@ class _Limit(_Model):
     anchor_day: AnchorDay | None = None
     mode: Annotated[Mode, Field(strict=False)] = Mode.ENFORCE
     per: Annotated[Per, Field(strict=False)] = Per.CLIENT
-    match: _Match | None = None
+    match: _LimitMatch | None = None
 
     @model_validator(mode="after")
     def _possible(self) -> "_Limit":
@@ -344,14 +367,18 @@ class _Plan(_Model):
     limits: Annotated[dict[_Name, _Limit], Field(min_length=1, max_length=MAX_LIMITS)]
     costs: list[_Cost] = []
     on_store_error: Annotated[StoreErrorPolicy, Field(strict=False)] = StoreErrorPolicy.DENY
+    required_scopes: RequiredScopes | None = None
 
     def to_domain(self, name: str) -> Plan:
+        matches = {title: limit.match for title, limit in self.limits.items() if limit.match is not None}
         return Plan(
             name,
             tuple(limit.to_domain(title) for title, limit in self.limits.items()),
-            {title: limit.match.to_domain() for title, limit in self.limits.items() if limit.match is not None},
+            {title: match.to_domain() for title, match in matches.items()},
             tuple(CostRule(rule.to_domain(), rule.cost) for rule in self.costs),
             self.on_store_error,
+            frozenset(self.required_scopes or ()),
+            {title: frozenset(match.required_scopes) for title, match in matches.items() if match.required_scopes},
         )
 
 
@@ -416,7 +443,10 @@ def _contradictions(document: Mapping[object, object]) -> list[Fault]:
 
 
 def _misplaced(limit: Mapping[object, object]) -> Iterator[tuple[str, str]]:
-    """Fields that belong to the other kind of limit."""
+    """Fields that belong to the other kind of limit, or to another mode."""
+    match = limit.get("match")
+    if limit.get("mode") == Mode.SHADOW.value and isinstance(match, dict) and "required_scopes" in match:
+        yield "match.required_scopes", "a limit in shadow mode refuses nothing; ask for scopes in one that is enforced"
     if limit.get("quota") is None:
         for field in ("timezone", "anchor_day"):
             if limit.get(field) is not None and limit.get("rate") is not None:
@@ -466,7 +496,7 @@ def _holder(location: Sequence[str]) -> type[BaseModel]:
 _PLACES: tuple[tuple[tuple[str, ...], type[BaseModel]], ...] = (
     (("plans", "*"), _Plan),
     (("plans", "*", "limits", "*"), _Limit),
-    (("plans", "*", "limits", "*", "match"), _Match),
+    (("plans", "*", "limits", "*", "match"), _LimitMatch),
     (("plans", "*", "costs", "*"), _Cost),
     (("clients", "*"), _Client),
     (("credentials",), _Credentials),

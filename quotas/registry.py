@@ -9,7 +9,7 @@ What is where (layout version `q1`):
     q1:{<client id>}:keys  hash    key id -> digest
     q1:aliases             hash    digest of (issuer, subject) -> client id, marked while the alias is taken away
     q1:{<client id>}:aliases hash  digest of (issuer, subject) -> both, as JSON
-    q1:key:<digest>        hash    id, client_id, name, shown, environment, created_at_us, expires_at_us
+    q1:key:<digest>        hash    id, client_id, name, shown, environment, created_at_us, expires_at_us, scopes
 
 Every change that a worker could have cached the opposite of ends in `amend.lua`, which raises the client's
 generation; `lua/take.lua` then refuses to decide on what a worker knew before. Indexes are written before what
@@ -24,7 +24,7 @@ from typing import Any
 
 import orjson
 
-from quotas import keys, overrides
+from quotas import keys, overrides, scopes
 from quotas.errors import ConflictError
 from quotas.scripts import AMEND, ENROL, key_state_key, record_key, state_key
 from quotas.store import Store
@@ -34,7 +34,7 @@ _CLIENTS = "q1:clients"
 _KEYS = "q1:keys"
 _ALIASES = "q1:aliases"
 _CLIENT_FIELDS = ("name", "plan", "status", "generation", "created_at_us")
-_KEY_FIELDS = ("id", "client_id", "name", "shown", "environment", "created_at_us", "expires_at_us")
+_KEY_FIELDS = ("id", "client_id", "name", "shown", "environment", "created_at_us", "expires_at_us", "scopes")
 _PAGE = 500
 _LEAVING = "-"
 _LIMIT = "limit:"
@@ -65,7 +65,10 @@ class Client:
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """What is known of a key without its secret. `expires_at_us` None is never; the instant itself is too late."""
+    """What is known of a key without its secret. `expires_at_us` None is never; the instant itself is too late.
+
+    `scopes` never change: a key with others is another key.
+    """
 
     id: str
     client_id: str
@@ -74,6 +77,7 @@ class Key:
     environment: keys.Environment
     created_at_us: int
     expires_at_us: int | None = None
+    scopes: frozenset[str] = scopes.NONE
 
     def is_expired(self, now_us: int) -> bool:
         """Whether the key's time is up; it is valid strictly before its expiry."""
@@ -108,11 +112,12 @@ class Identity:
     expires_at_us: int | None = None
     key: Key | None = None
     token_id: str | None = None
+    scopes: frozenset[str] = scopes.NONE
 
     @classmethod
     def of_key(cls, key: Key, client: Client) -> "Identity":
         """The identity of an API key."""
-        return cls(client, key.id, key.id, key.expires_at_us, key)
+        return cls(client, key.id, key.id, key.expires_at_us, key, scopes=key.scopes)
 
     @classmethod
     def of_nobody(cls, state_id: str, plan: str) -> "Identity":
@@ -276,6 +281,8 @@ class Registry:
         words: list[str | int] = []
         for name in _KEY_FIELDS:
             value = getattr(key, name)
+            if isinstance(value, frozenset):
+                value = scopes.joined(value) or None
             if value is not None:
                 words += (name, value.value if isinstance(value, keys.Environment) else value)
         await self._store.call("HSET", _key(digest), *words)
@@ -368,7 +375,16 @@ class Registry:
             return None
         key_id, client_id, name, shown, environment, created_at_us = (value.decode() for value in values[:6])
         expires_at_us = None if values[6] is None else int(values[6])
-        return Key(key_id, client_id, name, shown, keys.Environment(environment), int(created_at_us), expires_at_us)
+        return Key(
+            key_id,
+            client_id,
+            name,
+            shown,
+            keys.Environment(environment),
+            int(created_at_us),
+            expires_at_us,
+            scopes.NONE if values[7] is None else scopes.split(values[7].decode()),
+        )
 
     async def _scan(self, name: str) -> AsyncIterator[tuple[str, str]]:
         cursor = b"0"

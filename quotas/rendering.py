@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 import orjson
 
-from quotas import windows
+from quotas import scopes, windows
 from quotas.checks import Answer, Reason
 from quotas.decisions import Decision, Standing
 from quotas.faces import NATIVE, Face
@@ -59,6 +59,7 @@ _STATUS = {
     Reason.AMBIGUOUS_CREDENTIALS: 401,
     Reason.SUSPENDED_CLIENT: 403,
     Reason.NO_PLAN: 403,
+    Reason.INSUFFICIENT_SCOPE: 403,
     Reason.COST_EXCEEDS_LIMIT: 403,
     Reason.RATE_LIMITED: 429,
     Reason.QUOTA_EXCEEDED: 429,
@@ -86,6 +87,7 @@ _WHAT = {
     Reason.AMBIGUOUS_CREDENTIALS: "More than one credential was presented",
     Reason.SUSPENDED_CLIENT: "The client is suspended",
     Reason.NO_PLAN: "The client has no plan",
+    Reason.INSUFFICIENT_SCOPE: "The credential may not do this",
     Reason.COST_EXCEEDS_LIMIT: "The request costs more than the plan can ever give",
     Reason.RATE_LIMITED: "Too many requests in a short time",
     Reason.QUOTA_EXCEEDED: "The quota is used up",
@@ -127,8 +129,9 @@ def check_response(
         headers.append((b"retry-after", b"%d" % retry_after))
     if answer.decision is not None and answer.decision.binding is not None:
         headers.append((b"x-quotas-limit", answer.decision.binding.name.encode()))
-    if status == 401:  # noqa: PLR2004 # RFC 9110, section 15.5.2: a 401 carries a challenge.
-        headers.append((b"www-authenticate", _challenge(answer.reason)))
+    challenge = _challenge(answer.reason, status, answer.required_scopes)
+    if challenge is not None:
+        headers.append((b"www-authenticate", challenge))
     told = face.instead.get(status, status)
     if not face.bodies:
         return Response(told, [*headers, (b"content-length", b"0")])
@@ -256,12 +259,21 @@ def _retry_after(answer: Answer) -> int | None:
     return _seconds(answer.decision.retry_after_us, least=1)
 
 
-def _challenge(reason: Reason) -> bytes:
-    """RFC 6750, section 3: no error code when no credential was sent, and another one for two than for a bad one."""
+def _challenge(reason: Reason, status: int, required_scopes: frozenset[str]) -> bytes | None:
+    """RFC 6750, section 3: no error code when no credential was sent, and another one for two than for a bad one.
+
+    The scopes are those that the request needs. None where no other credential is asked for.
+    """
+    asked = f'Bearer realm="{REALM}"'
+    scope = f', scope="{scopes.joined(required_scopes)}"' if required_scopes else ""
+    if reason is Reason.INSUFFICIENT_SCOPE:
+        return f'{asked}, error="{reason.value}"{scope}'.encode()
+    if status != 401:  # noqa: PLR2004 # RFC 9110, section 15.5.2: a 401 carries a challenge.
+        return None
     if reason is Reason.MISSING_CREDENTIAL:
-        return f'Bearer realm="{REALM}"'.encode()
+        return f"{asked}{scope}".encode()
     code = "invalid_request" if reason is Reason.AMBIGUOUS_CREDENTIALS else "invalid_token"
-    return f'Bearer realm="{REALM}", error="{code}", error_description="{_WHAT[reason]}"'.encode()
+    return f'{asked}, error="{code}", error_description="{_WHAT[reason]}"'.encode()
 
 
 def _problem(answer: Answer, reason: Reason, status: int, retry_after: int | None) -> bytes:
@@ -272,6 +284,10 @@ def _problem(answer: Answer, reason: Reason, status: int, retry_after: int | Non
     if decision is not None and decision.binding is not None:
         problem["detail"] = f"{_WHAT[reason]}. {_hint(decision.binding, retry_after)}"
         problem["violated-policies"] = _violated(decision)
+    elif reason is Reason.INSUFFICIENT_SCOPE:
+        needed = scopes.joined(answer.required_scopes)
+        problem["detail"] = f"{_WHAT[reason]}. This request needs the scopes: {needed}."
+        problem["required-scopes"] = sorted(answer.required_scopes)
     else:
         problem["detail"] = f"{_WHAT[reason]}. {_HINTS.get(reason, '')}".rstrip()
     return orjson.dumps(problem)

@@ -85,8 +85,14 @@ class Subjects:
             before, alias = alias, await self._alias(verified, digest)
             if alias == before:
                 token_id = None if verified.jti is None else jti_digest(verified.issuer, verified.jti)
-                subject_id = digest[:_ID_LENGTH]
-                return Identity(client, verified.subject, subject_id, verified.lasts_until_us, token_id=token_id)
+                return Identity(
+                    client,
+                    verified.subject,
+                    digest[:_ID_LENGTH],
+                    verified.lasts_until_us,
+                    token_id=token_id,
+                    scopes=verified.scopes,
+                )
         raise StoreUnavailableError("reply", "the subject changes faster than it can be loaded")
 
     async def _alias(self, verified: Verified, digest: str) -> str | None:

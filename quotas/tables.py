@@ -6,6 +6,8 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+from quotas import scopes
+from quotas.checks import Reason
 from quotas.explaining import Explanation, LimitStory
 from quotas.limits import Bucket, Limit, Mode, Per
 
@@ -61,9 +63,13 @@ def print_explanation(out: Console, explanation: Explanation) -> None:
         shown = f"token    {identity.subject}" if key is None else f"key      {key.id} {key.shown}… {key.name}"
         out.print(shown.rstrip())
         out.print(f"plan     {identity.client.plan}")
+        if identity.scopes:
+            out.print(f"scopes   {scopes.joined(identity.scopes)}")
     if explanation.plan is not None:
         out.print(f"cost     {explanation.cost}")
         out.print(f"path     {' or '.join(explanation.readings)}")
+        if explanation.required_scopes:
+            out.print(f"needs    {scopes.joined(explanation.required_scopes)}")
         rows = [_story_row(story) for story in explanation.stories]
         print_table(out, ("limit", "rule", "left", "next reset", "this request"), rows)
     out.print(_verdict(explanation))
@@ -79,6 +85,8 @@ def explanation_fields(explanation: Explanation) -> dict[str, object]:
         "subject": None if identity is None else identity.subject,
         "key": None if identity is None or identity.key is None else identity.key.id,
         "plan": None if identity is None else identity.client.plan,
+        "scopes": [] if identity is None else sorted(identity.scopes),
+        "required_scopes": sorted(explanation.required_scopes),
         "cost": explanation.cost,
         "readings": list(explanation.readings),
         "limit": None if decision is None or decision.binding is None else decision.binding.name,
@@ -120,7 +128,9 @@ def _story_row(story: LimitStory) -> tuple[str, str, str, str, str]:
 def _verdict(explanation: Explanation) -> str:
     if explanation.reason is None:
         return "allowed"
-    decision = explanation.decision
+    decision, identity = explanation.decision, explanation.identity
+    if explanation.reason is Reason.INSUFFICIENT_SCOPE and identity is not None:
+        return f"refused: insufficient_scope; missing: {scopes.joined(explanation.required_scopes - identity.scopes)}"
     if decision is None or decision.binding is None:
         return f"refused: {explanation.reason.value}"
     wait = duration(decision.retry_after_us)

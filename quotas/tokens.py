@@ -18,7 +18,8 @@ then at most `MAX_TRIES` signatures and as many private operations. All text is 
 3. The signature, by each key that has the token's `kid` and algorithm. A `kid` of null is none.
 4. The claims. `exp` is required; it and `nbf` and `iat` are numbers between 0 and the year 10000, fractions
    allowed. Refused is `exp <= now - leeway` and `nbf > now + leeway`; `iat` is not a not-before. `aud` is text or a
-   list of texts, one of which must be ours. The subject is text: a number is refused, never converted.
+   list of texts, one of which must be ours. The subject is text: a number is refused, never converted. Scopes are
+   those of `scope`, or of `scp` where that is absent: text or a list of texts, and nothing else.
 """
 
 import hashlib
@@ -34,6 +35,7 @@ from joserfc.jwa import JWS_ALGORITHMS
 from joserfc.jwk import ECKey, OKPKey
 from joserfc.util import urlsafe_b64decode
 
+from quotas import scopes
 from quotas.errors import CredentialError
 from quotas.issuers import (
     KEY_AGREEMENTS,
@@ -100,6 +102,7 @@ class Verified:
     jti: str | None = None
     plan_value: str | None = None
     jkt: str | None = None
+    scopes: frozenset[str] = scopes.NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,6 +308,7 @@ def _verified(token: _Token, issuer: Issuer, now_s: float) -> Verified:
         jti=jti,
         plan_value=plan_value if is_text(plan_value) else None,
         jkt=jkt,
+        scopes=_scopes(claims),
     )
 
 
@@ -362,6 +366,15 @@ def _us(instant_s: float) -> int:
 def is_text(value: object) -> TypeGuard[str]:
     """Whether this can be a subject, an issuer or a `jti`: 1 to 512 printable characters."""
     return isinstance(value, str) and 1 <= len(value) <= MAX_TEXT and value.isprintable()
+
+
+def _scopes(claims: Mapping[str, Any]) -> frozenset[str]:
+    """Of `scope` (RFC 9068, section 2.2.3), else of `scp`, as Entra ID (text) and Okta (a list) have it."""
+    name = next((name for name in ("scope", "scp") if name in claims), None)
+    try:
+        return scopes.NONE if name is None else scopes.claimed(claims[name])
+    except ValueError:
+        raise _invalid() from None
 
 
 def _thumbprint(claims: Mapping[str, Any]) -> str | None:

@@ -264,7 +264,8 @@ class TestKeys:
         created(terminal)
         with patch.object(app, "clock", lambda: NOW_US):
             words = ("--name", "build [b]server[/b]", "--environment", "test", "--expires-in-days", "30")
-            made = terminal.good("keys", "create", "--client", "acme", "--json", *words).json
+            scopes = ("--scope", "write", "--scope", "a:b")
+            made = terminal.good("keys", "create", "--client", "acme", "--json", *words, *scopes).json
         secret = made.pop("key")
         assert re.fullmatch(r"quotas_test_[0-9A-Za-z]{36}", secret)
         assert re.fullmatch(r"key_[0-9A-Za-z]{14}", made["id"])
@@ -274,6 +275,7 @@ class TestKeys:
             "name": "build [b]server[/b]",
             "shown": secret[:16],
             "environment": "test",
+            "scopes": ["a:b", "write"],
             "created_at": NOON,
             "expires_at": "2026-04-09T12:00:00Z",
         }
@@ -281,8 +283,8 @@ class TestKeys:
         assert listed.json == [made]
         shown = terminal.good("keys", "list", "--client", "acme")
         assert shown.rows == [
-            "id key name environment created expires",
-            f"{made['id']} {secret[:16]}… build [b]server[/b] test {NOON} 2026-04-09T12:00:00Z",
+            "id key name environment scopes created expires",
+            f"{made['id']} {secret[:16]}… build [b]server[/b] test a:b write {NOON} 2026-04-09T12:00:00Z",
         ]
         assert secret[16:] not in listed.out + shown.out
 
@@ -325,6 +327,7 @@ class TestKeys:
         is_no(terminal("keys", "list", "--client", "nobody"), "'nobody'")
         is_no(terminal("keys", "create", "--client", "acme", "--name", "x" * 129), "128")
         is_no(terminal("keys", "create", "--client", "acme", "--name", "a\nb"), "printable")
+        is_no(terminal("keys", "create", "--client", "acme", "--scope", "read write"), "no scope")
         for words in (("--expires-in-days", "0"), ("--expires-in-days", "36501"), ("--environment", "prod")):
             is_wrong_use(terminal("keys", "create", "--client", "acme", *words), words[0])
         assert terminal.good("keys", "list", "--client", "acme", "--json").json == []

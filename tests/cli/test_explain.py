@@ -30,6 +30,11 @@ plans:
     costs:
       - {path: /v1/batch, methods: [POST], cost: 10}
       - {path: /free, cost: 0}
+  gated:
+    required_scopes: [read]
+    limits:
+      all:     {rate: 0/second, burst: 9}
+      staff:   {rate: 0/second, burst: 3, match: {path: /staff, required_scopes: [staff]}}
 """
 
 
@@ -108,6 +113,8 @@ class TestAllowed:
             "subject": key["id"],
             "key": key["id"],
             "plan": "once",
+            "scopes": [],
+            "required_scopes": [],
             "cost": 1,
             "readings": ["/search/books"],
             "limit": None,
@@ -209,6 +216,20 @@ class TestRefused:
         assert told.rows[-1] == "refused: suspended_client"
         shop.terminal.good("clients", "resume", "acme")
         assert shop.fields(secret, "GET", "/")["allowed"]
+
+    def test_a_scope_that_is_missing(self, shop: Shop) -> None:
+        shop.key("gated")
+        secret = shop.another_key("acme", "--scope", "read", "--scope", "b")
+        found = shop.fields(secret, "GET", "/")
+        assert (found["allowed"], found["scopes"], found["required_scopes"]) == (True, ["b", "read"], ["read"])
+        found = shop.fields(secret, "GET", "/staff")
+        assert (found["reason"], found["limit"]) == ("insufficient_scope", None)
+        assert found["required_scopes"] == ["read", "staff"]
+        assert found["limits"]["staff"]["remaining"] == 3
+        told = shop.explain(secret, "GET", "/staff").rows
+        assert told[-1] == "refused: insufficient_scope; missing: staff"
+        assert "scopes b read" in told
+        assert "needs read staff" in told
 
     def test_a_client_whose_plan_is_gone(self, shop: Shop) -> None:
         secret = shop.key("free")

@@ -421,21 +421,22 @@ class TestKeys:
     def test_a_key_is_made_listed_shown_and_revoked(self, redis_url: str) -> None:
         async def work(desk: Office) -> None:
             await desk.done("POST", "/clients", CLIENT)
-            asked = {**KEY, "expires_at": "2099-12-31T23:59:59+01:00", "environment": "test"}
+            asked = {**KEY, "expires_at": "2099-12-31T23:59:59+01:00", "environment": "test", "scopes": ["b", "a"]}
             answer = await desk.ask("POST", "/keys", asked)
             assert answer.status_code == 201
             issued = answer.json()
             secret = issued.pop("key")
             assert issued == await desk.done("GET", f"/keys/{issued['id']}")
             assert issued["shown"] == secret[: len("quotas_test_") + 4]
-            assert {name: issued[name] for name in ("client", "name", "environment", "expires_at")} == {
+            assert {name: issued[name] for name in ("client", "name", "environment", "scopes", "expires_at")} == {
                 "client": "acme",
                 "name": "production",
                 "environment": "test",
+                "scopes": ["a", "b"],
                 "expires_at": "2099-12-31T22:59:59Z",
             }
             other = await desk.done("POST", "/keys", KEY)
-            assert (other["environment"], other["expires_at"]) == ("live", None)
+            assert (other["environment"], other["scopes"], other["expires_at"]) == ("live", [], None)
             listed = (await desk.done("GET", "/keys?client=acme"))["keys"]
             assert listed[0] == issued
             assert [key["id"] for key in listed] == [issued["id"], other["id"]]
@@ -714,6 +715,8 @@ MALFORMED: dict[str, tuple[str, str, bytes, list[str]]] = {
     ),
     "no text": ("POST", "/keys", b'{"client": "a", "name": "n", "expires_at": 4070908800}', ["expires_at"]),
     "no environment": ("POST", "/keys", b'{"client": "a", "name": "n", "environment": "prod"}', ["environment"]),
+    "no scope": ("POST", "/keys", b'{"client": "a", "name": "n", "scopes": ["a b"]}', ["scopes"]),
+    "scopes as text": ("POST", "/keys", b'{"client": "a", "name": "n", "scopes": "a b"}', ["scopes"]),
     "unprintable key name": ("POST", "/keys", b'{"client": "a", "name": "\\u0000"}', ["name"]),
     "long key name": ("POST", "/keys", json.dumps({"client": "a", "name": "n" * 129}).encode(), ["name"]),
     "deep": ("POST", "/clients", b'{"name": ' + b"[" * 8000, ["(body)"]),

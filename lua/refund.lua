@@ -1,6 +1,6 @@
 -- refund: give units back to every limit that applies, once per receipt.
 --
--- KEYS[1]  state    what the client's limits have given, q1:{<client id>}:state
+-- KEYS[1]  state    what the client's limits have given, q1:{<client id>}:state; of its test plan, q1:{<client id>}:test
 -- KEYS[2]  record   the client's registry record, a hash with the field `generation`, q1:{<client id>}:client
 -- KEYS[3]  receipt  remembers that this refund was made, q1:{<client id>}:refund:<digest of the idempotency key>
 -- KEYS[4]  state    optional: the same as KEYS[1] for the limits that count per key

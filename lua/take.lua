@@ -1,6 +1,6 @@
 -- take: take a cost from every limit that a check must pass, or from none of them.
 --
--- KEYS[1]  state   what the client's limits have given, q1:{<client id>}:state
+-- KEYS[1]  state   what the client's limits have given, q1:{<client id>}:state; of its test plan, q1:{<client id>}:test
 -- KEYS[2]  record  the client's registry record, a hash with the field `generation`, q1:{<client id>}:client
 -- KEYS[3]  state   optional: the same for the limits that count per key, q1:{<client id>}:key:<key id>
 -- ARGV[1]  generation  integer: the client's generation that the caller's knowledge is of; 0 is nobody's, for a state

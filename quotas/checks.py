@@ -6,7 +6,7 @@ Every road ends in an `Answer`: a refusal is a value, and so is an outage.
 import logging
 import math
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 
 from quotas import paths, requests, scopes
@@ -17,8 +17,8 @@ from quotas.faces import NATIVE, Face
 from quotas.identities import Identities
 from quotas.limits import Mode, Quota
 from quotas.metrics import Metrics
-from quotas.planbook import Planbook
-from quotas.plans import Config, Plan, Preflight, StoreErrorPolicy
+from quotas.planbook import Planbook, PlanInForce
+from quotas.plans import Config, Preflight, StoreErrorPolicy
 from quotas.registry import Identity, Status
 from quotas.requests import CheckRequest
 from quotas.scripts import Take, take
@@ -177,9 +177,10 @@ class Checks:
         now_us = self._clock()
         if identity is not None and identity.is_expired(now_us):
             identity = None
-        in_force = None if identity is None else self._planbook.of(identity.client, now_us)
-        if in_force is not None and identity is not None:
-            required = in_force.plan.scopes_for(self._take_of(request, identity, in_force.plan, now_us).skipped)
+        in_force = None if identity is None else self._in_force(identity, now_us)
+        if identity is not None and in_force is not None:
+            identity = identity.on(in_force.plan.name)
+            required = in_force.plan.scopes_for(self._take_of(request, identity, in_force, now_us).skipped)
             if not required <= identity.scopes:
                 return _lacking(identity, required)
         if in_force is not None and in_force.plan.on_store_error is StoreErrorPolicy.ALLOW:
@@ -211,16 +212,14 @@ class Checks:
             else:
                 digest, identity = nobody.client.id, nobody
             known.append(identity)
-            client = identity.client
-            if client.status is Status.SUSPENDED:
+            if identity.client.status is Status.SUSPENDED:
                 return Answer(Reason.SUSPENDED_CLIENT, identity)
-            in_force = self._planbook.of(client, now_us)
+            in_force = self._in_force(identity, now_us)
             if in_force is None:
                 self._identities.forget(digest)
                 return Answer(Reason.NO_PLAN, identity)
-            if in_force.plan.name != client.plan:
-                identity = replace(identity, client=replace(client, plan=in_force.plan.name))
-            asked = self._take_of(request, identity, in_force.plan, now_us)
+            identity = identity.on(in_force.plan.name)
+            asked = self._take_of(request, identity, in_force, now_us)
             required = in_force.plan.scopes_for(asked.skipped)
             if not required <= identity.scopes:
                 if anew or nobody is not None:
@@ -249,8 +248,12 @@ class Checks:
             elif mode is Mode.OVERAGE and decision.allowed and standing.remaining < 0:
                 self._metrics.overage(client.plan, standing.limit.name, min(cost, -standing.remaining))
 
-    def _take_of(self, request: CheckRequest, identity: Identity, plan: Plan, now_us: int) -> Take:
+    def _in_force(self, identity: Identity, now_us: int) -> PlanInForce | None:
+        return self._planbook.of(identity.client, now_us, identity.environment)
+
+    def _take_of(self, request: CheckRequest, identity: Identity, in_force: PlanInForce, now_us: int) -> Take:
         """What a request takes of its plan: which limits are about it, and what it costs."""
+        plan = in_force.plan
         skipped: frozenset[str] = frozenset()
         cost = 1 if request.cost is None else request.cost
         if plan.asks_for_paths:
@@ -265,6 +268,7 @@ class Checks:
             cost=cost,
             now_us=now_us,
             own_clock=self._clock_decides,
+            test=in_force.test_of is not None,
             skipped=skipped,
         )
 

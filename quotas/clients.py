@@ -186,7 +186,9 @@ class Clients:
             raise ConflictError(str(error)) from error
         client = await self.get(client_name)
         secret = keys.generate(self._brand, environment)
-        key = Key(keys.new_id("key"), client.id, name, keys.shown(secret), environment, now_us, expires_at_us, allowed)
+        key = Key(
+            keys.new_id(keys.KEY_KIND), client.id, name, keys.shown(secret), environment, now_us, expires_at_us, allowed
+        )
         await self._registry.create_key(key, keys.digest(secret.encode(), self._pepper))
         return IssuedKey(key, secret)
 

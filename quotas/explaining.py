@@ -67,9 +67,10 @@ class Explainer:
             return Explanation(Reason(error.reason))
         if identity.client.status is Status.SUSPENDED:
             return Explanation(Reason.SUSPENDED_CLIENT, identity)
-        in_force = self._planbook.of(identity.client, self._clock())
+        in_force = self._planbook.of(identity.client, self._clock(), identity.environment)
         if in_force is None:
             return Explanation(Reason.NO_PLAN, identity)
+        identity = identity.on(in_force.plan.name)
         readings = paths.readings(target)
         if cost is None:
             cost = in_force.plan.cost(method, readings)
@@ -92,12 +93,12 @@ class Explainer:
         client_id = identity.client.id
         seconds, microseconds = await self._store.call("TIME")
         now_us = int(seconds) * 1_000_000 + int(microseconds)
-        scopes = (
-            (in_force.packed.per_client, state_key(client_id)),
+        states = (
+            (in_force.packed.per_client, state_key(client_id, test=in_force.test_of is not None)),
             (in_force.packed.per_key, key_state_key(client_id, identity.subject_id)),
         )
         standings: dict[str, Standing] = {}
-        for packed, key in scopes:
+        for packed, key in states:
             data = await self._store.call("GET", key) if packed.limits else None
             memory = None if data is None else decode_state(data)[1]
             standings |= _weighed(packed, memory, skipped, cost, now_us)

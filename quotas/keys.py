@@ -17,6 +17,9 @@ CHECKSUM_LENGTH = 6
 SHOWN_LENGTH = 4
 """Characters of the body that listings show behind the prefix."""
 
+KEY_KIND = "key"
+"""What the ids of keys begin with, before a `_`."""
+
 _ALPHABET = frozenset(BASE62.encode())
 
 

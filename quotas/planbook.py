@@ -1,12 +1,14 @@
 """The plans in force, packed for the scripts: one book in each worker, swapped whole when the file changes.
 
-A client's plan is found by name and, where it has overrides, made for it and kept for as long as it holds.
+A client's plan is found by name and, where it has overrides, made for it and kept for as long as it holds. Its test
+keys are on the test plan of its plan, if that has one: as it is, without overrides, and whatever its own test plan is.
 """
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from quotas import overrides
+from quotas.keys import Environment
 from quotas.plans import Config, Plan
 from quotas.registry import Client
 from quotas.scripts import PackedPlan
@@ -17,11 +19,15 @@ MAX_MADE = 10_000
 
 @dataclass(frozen=True, slots=True)
 class PlanInForce:
-    """A plan and how the scripts take it. It holds until `until_us`; None is until the book is swapped."""
+    """A plan and how the scripts take it. It holds until `until_us`; None is until the book is swapped.
+
+    `test_of` is the plan whose test plan this is in force as; what is taken then is kept apart. None is no test plan.
+    """
 
     plan: Plan
     packed: PackedPlan
     until_us: int | None = None
+    test_of: str | None = None
 
 
 class Planbook:
@@ -34,14 +40,21 @@ class Planbook:
         """Have these plans in force from now on."""
         self.config = config
         self._plans = {name: PlanInForce(plan, PackedPlan(plan.limits)) for name, plan in config.plans.items()}
+        self._test_plans = {
+            name: replace(self._plans[plan.test_plan], test_of=name)
+            for name, plan in config.plans.items()
+            if plan.test_plan is not None
+        }
         self._made: OrderedDict[tuple[str, str], PlanInForce] = OrderedDict()
 
-    def of(self, client: Client, now_us: int) -> PlanInForce | None:
-        """The plan of a client at an instant; None when the configuration has none of that name.
+    def of(self, client: Client, now_us: int, environment: Environment = Environment.LIVE) -> PlanInForce | None:
+        """The plan of a client's keys at an instant; None when the configuration has none of that name.
 
         Of a client that the file keeps, the file has the last word: its record may still be on the way there.
         """
         name = self.config.clients.get(client.name, client.plan)
+        if environment is Environment.TEST and name in self._test_plans:
+            return self._test_plans[name]
         in_force = self._plans.get(name)
         if in_force is None or not client.overrides:
             return in_force

@@ -101,7 +101,8 @@ class Plan:
     """A named set of limits, which requests each is about, what requests cost, and the answer when the store is down.
 
     A limit without an entry in `matches` is about every request. `required_scopes` are asked of every request,
-    `limit_scopes` of those that the limit of this name is about.
+    `limit_scopes` of those that the limit of this name is about. Test keys of its clients are on `test_plan`; None is
+    this one.
     """
 
     name: str
@@ -111,6 +112,7 @@ class Plan:
     on_store_error: StoreErrorPolicy = StoreErrorPolicy.DENY
     required_scopes: frozenset[str] = scopes.NONE
     limit_scopes: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    test_plan: str | None = None
 
     @property
     def asks_for_paths(self) -> bool:
@@ -368,6 +370,7 @@ class _Plan(_Model):
     costs: list[_Cost] = []
     on_store_error: Annotated[StoreErrorPolicy, Field(strict=False)] = StoreErrorPolicy.DENY
     required_scopes: RequiredScopes | None = None
+    test_plan: str | None = None
 
     def to_domain(self, name: str) -> Plan:
         matches = {title: limit.match for title, limit in self.limits.items() if limit.match is not None}
@@ -379,6 +382,7 @@ class _Plan(_Model):
             self.on_store_error,
             frozenset(self.required_scopes or ()),
             {title: frozenset(match.required_scopes) for title, match in matches.items() if match.required_scopes},
+            self.test_plan,
         )
 
 
@@ -429,6 +433,9 @@ def _contradictions(document: Mapping[object, object]) -> list[Fault]:
     faults = []
     plans, clients = document.get("plans"), document.get("clients")
     for name, plan in plans.items() if isinstance(plans, dict) else ():
+        test_plan = plan.get("test_plan") if isinstance(plan, dict) else None
+        if isinstance(test_plan, str) and isinstance(plans, dict) and test_plan not in plans:
+            faults.append(Fault(f"plans.{name}.test_plan", f"there is no plan {test_plan!r} in `plans`"))
         limits = plan.get("limits") if isinstance(plan, dict) else None
         for title, limit in limits.items() if isinstance(limits, dict) else ():
             if isinstance(limit, dict):

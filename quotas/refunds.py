@@ -4,9 +4,10 @@ from collections.abc import Callable
 
 from quotas import paths
 from quotas.errors import ConflictError, NotFoundError
-from quotas.planbook import Planbook
+from quotas.keys import KEY_KIND, Environment
+from quotas.planbook import Planbook, PlanInForce
 from quotas.plans import is_client_name
-from quotas.registry import Registry
+from quotas.registry import Client, Registry
 from quotas.scripts import Refund, Refunded, refund
 from quotas.store import Store
 
@@ -33,19 +34,20 @@ class Refunds:
     ) -> Refunded:
         """Give `units` (1 or more) back to the limits that a request of this method and target takes from.
 
-        `key_id` names the key whose limits per key get theirs; empty leaves those out. `taken_us` is when the
-        units were taken: a quota whose window began later gets nothing. Never above full.
+        `key_id` names the key whose limits per key get theirs; empty leaves those out. Where the client's plan has a
+        test plan, it also says which of the two the units were taken of. `taken_us` is when the units were taken: a
+        quota whose window began later gets nothing. Never above full.
 
         Raises NotFoundError for an unknown client, ConflictError for one without a plan, StoreUnavailableError.
         """
         client = await self._registry.client(client_name) if is_client_name(client_name) else None
         if client is None:
             raise NotFoundError(f"there is no client {client_name!r}")
-        in_force = self._planbook.of(client, self._clock())
-        if in_force is None:
-            raise ConflictError(f"the plan {client.plan!r} of the client {client_name!r} is not in the configuration")
         if not key_id.isascii():
             raise NotFoundError(f"there is no key {key_id!r}")
+        in_force = await self._in_force(client, key_id)
+        if in_force is None:
+            raise ConflictError(f"the plan {client.plan!r} of the client {client_name!r} is not in the configuration")
         readings = paths.readings(target.encode("utf-8", "surrogateescape"))
         skipped = in_force.plan.skipped(method, readings)
         if not key_id:
@@ -57,9 +59,20 @@ class Refunds:
             units=units,
             now_us=self._clock(),
             taken_us=taken_us,
+            test=in_force.test_of is not None,
             skipped=skipped,
         )
         refunded = await refund(self._store, in_force.packed, asked)
         if refunded is None:
             raise NotFoundError(f"the client {client_name!r} was deleted meanwhile")
         return refunded
+
+    async def _in_force(self, client: Client, key_id: str) -> PlanInForce | None:
+        """The plan that units were taken of. A revoked key's is not known, and no guess may give live units back."""
+        live, test = (self._planbook.of(client, self._clock(), each) for each in (Environment.LIVE, Environment.TEST))
+        if not key_id.startswith(KEY_KIND + "_") or test is None or test.test_of is None:
+            return live
+        found = await self._registry.key(key_id)
+        if found is None or found[1].id != client.id:
+            raise NotFoundError(f"the client {client.name!r} has no key {key_id!r}, whose plan the units were taken of")
+        return test if found[0].environment is Environment.TEST else live

@@ -18,7 +18,7 @@ process may die in between. The secret of a key is never here, only its digest.
 """
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
@@ -127,6 +127,15 @@ class Identity:
         """
         return cls(Client(state_id, "", plan, Status.ACTIVE, 0, 0), "", "address")
 
+    @property
+    def environment(self) -> keys.Environment:
+        """A key's; tokens are live."""
+        return keys.Environment.LIVE if self.key is None else self.key.environment
+
+    def on(self, plan: str) -> "Identity":
+        """The same, with its client on the plan that is in force for it."""
+        return self if plan == self.client.plan else replace(self, client=replace(self.client, plan=plan))
+
     def is_expired(self, now_us: int) -> bool:
         """Whether the credential's time is up."""
         return self.expires_at_us is not None and now_us >= self.expires_at_us
@@ -195,7 +204,7 @@ class Registry:
     async def amend(self, client_id: str, **changes: str) -> int:
         """Set fields of a client and raise its generation; returns it, or 0 when the client is gone."""
         words = tuple(word for pair in changes.items() for word in pair)
-        return int(await self._store.run(AMEND, (record_key(client_id), state_key(client_id)), words))
+        return int(await self._store.run(AMEND, (record_key(client_id), *_states(client_id)), words))
 
     async def delete_client(self, name: str) -> bool:
         """Remove a client, its keys and what it has spent; False when there is none. Can be asked again."""
@@ -211,7 +220,7 @@ class Registry:
         With the record gone, no worker lets it pass.
         """
         await self._store.call("HSET", _CLIENTS, name, _LEAVING + client_id)
-        await self._store.call("DEL", record_key(client_id), state_key(client_id))
+        await self._store.call("DEL", record_key(client_id), *_states(client_id))
         async for key_id, digest in self._scan(_keys_of(client_id)):
             await self._store.call("DEL", _key(digest))
             await self._store.call("DEL", key_state_key(client_id, key_id))
@@ -403,6 +412,11 @@ def subject_client_id(digest: str) -> str:
 
 def _aliases_of(client_id: str) -> str:
     return f"q1:{{{client_id}}}:aliases"
+
+
+def _states(client_id: str) -> tuple[str, str]:
+    """The states that hold a copy of the client's generation."""
+    return state_key(client_id), state_key(client_id, test=True)
 
 
 def _keys_of(client_id: str) -> str:

@@ -46,9 +46,12 @@ ENROL = Script("enrol", _text("enrol"))
 RETIRE = Script("retire", _text("retire"))
 
 
-def state_key(client_id: str) -> str:
-    """Where a client's limits remember what they have given. The id is generated, so no brace can break the tag."""
-    return f"q1:{{{client_id}}}:state"
+def state_key(client_id: str, *, test: bool = False) -> str:
+    """Where a client's limits remember what they have given. The id is generated, so no brace can break the tag.
+
+    `test` is for its test keys, where its plan has a test plan.
+    """
+    return f"q1:{{{client_id}}}:{'test' if test else 'state'}"
 
 
 def key_state_key(client_id: str, key_id: str) -> str:
@@ -121,7 +124,8 @@ class PackedPlan:
 class Take:
     """What one take asks. `now_us` picks the calendar windows; the server's clock decides unless `own_clock`.
 
-    `generation` 0 is for a state that no client's record belongs to.
+    `generation` 0 is for a state that no client's record belongs to. `test` takes from the state of the client's test
+    keys.
     """
 
     client_id: str
@@ -130,6 +134,7 @@ class Take:
     cost: int
     now_us: int
     own_clock: bool = False
+    test: bool = False
     skipped: frozenset[str] = frozenset()
 
 
@@ -152,7 +157,7 @@ async def take(store: Store, plan: PackedPlan, asked: Take) -> Decision | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refund:
-    """What one refund asks. `taken_us` None is not known; `own_clock` as for a take."""
+    """What one refund asks. `taken_us` None is not known; `own_clock` and `test` as for a take."""
 
     client_id: str
     key_id: str
@@ -161,6 +166,7 @@ class Refund:
     now_us: int
     taken_us: int | None = None
     own_clock: bool = False
+    test: bool = False
     skipped: frozenset[str] = frozenset()
 
 
@@ -177,7 +183,7 @@ async def refund(store: Store, plan: PackedPlan, asked: Refund) -> Refunded | No
     now_us = asked.now_us
     digest = sha256(asked.idempotency_key.encode("utf-8", "surrogateescape")).hexdigest()
     keys: tuple[str, ...] = (
-        state_key(asked.client_id),
+        state_key(asked.client_id, test=asked.test),
         record_key(asked.client_id),
         f"q1:{{{asked.client_id}}}:refund:{digest}",
     )
@@ -224,7 +230,7 @@ def decode_state(data: bytes) -> tuple[int, Memory]:
 
 def take_words(plan: PackedPlan, asked: Take, now_us: int) -> tuple[tuple[str, ...], tuple[bytes | str | int, ...]]:
     """Keys and arguments of `lua/take.lua`; `now_us` picks the windows' boundaries."""
-    keys: tuple[str, ...] = (state_key(asked.client_id), record_key(asked.client_id))
+    keys: tuple[str, ...] = (state_key(asked.client_id, test=asked.test), record_key(asked.client_id))
     if plan.per_key.limits:
         keys += (key_state_key(asked.client_id, asked.key_id),)
     return keys, (asked.generation, asked.cost, _clock(asked), *plan.packed(now_us, asked.skipped))

@@ -62,7 +62,9 @@ def print_explanation(out: Console, explanation: Explanation) -> None:
         key = identity.key
         shown = f"token    {identity.subject}" if key is None else f"key      {key.id} {key.shown}… {key.name}"
         out.print(shown.rstrip())
-        out.print(f"plan     {identity.client.plan}")
+        in_force = explanation.plan
+        of = "" if in_force is None or in_force.test_of is None else f", for test keys of clients on {in_force.test_of}"
+        out.print(f"plan     {identity.client.plan}{of}")
         if identity.scopes:
             out.print(f"scopes   {scopes.joined(identity.scopes)}")
     if explanation.plan is not None:
@@ -85,6 +87,7 @@ def explanation_fields(explanation: Explanation) -> dict[str, object]:
         "subject": None if identity is None else identity.subject,
         "key": None if identity is None or identity.key is None else identity.key.id,
         "plan": None if identity is None else identity.client.plan,
+        "test_plan_of": None if explanation.plan is None else explanation.plan.test_of,
         "scopes": [] if identity is None else sorted(identity.scopes),
         "required_scopes": sorted(explanation.required_scopes),
         "cost": explanation.cost,

@@ -30,6 +30,7 @@ plans:
     costs:
       - {path: /v1/batch, methods: [POST], cost: 10}
       - {path: /free, cost: 0}
+    test_plan: free
   gated:
     required_scopes: [read]
     limits:
@@ -113,6 +114,7 @@ class TestAllowed:
             "subject": key["id"],
             "key": key["id"],
             "plan": "once",
+            "test_plan_of": None,
             "scopes": [],
             "required_scopes": [],
             "cost": 1,
@@ -216,6 +218,15 @@ class TestRefused:
         assert told.rows[-1] == "refused: suspended_client"
         shop.terminal.good("clients", "resume", "acme")
         assert shop.fields(secret, "GET", "/")["allowed"]
+
+    def test_a_test_key_on_a_plan_of_its_own(self, shop: Shop) -> None:
+        shop.key("once")
+        shop.spend(2)
+        secret = shop.another_key("acme", "--environment", "test")
+        found = shop.fields(secret, "GET", "/")
+        assert (found["client"], found["plan"], found["test_plan_of"]) == ("acme", "free", "once")
+        assert {name: limit["remaining"] for name, limit in found["limits"].items()} == {"slow": 3, "yearly": 5}
+        assert "plan free, for test keys of clients on once" in shop.explain(secret, "GET", "/").rows
 
     def test_a_scope_that_is_missing(self, shop: Shop) -> None:
         shop.key("gated")

@@ -93,6 +93,16 @@ plans:
             Limit("monthly", Quota(units=1_000_000, window=Window.MONTH, timezone="America/New_York", anchor_day=15)),
         )
 
+    def test_a_test_plan(self) -> None:
+        limits = "limits: {a: {rate: 1/second}}"
+        config = parse(f"plans: {{pro: {{{limits}, test_plan: box}}, box: {{{limits}, test_plan: box}}}}", "test")
+        assert [plan.test_plan for plan in config.plans.values()] == ["box", "box"]
+        wrong = f"plans: {{pro: {{{limits}, test_plan: boks}}, box: {{{limits}, test_plan: 5}}}}"
+        assert sorted(all_faults(wrong)) == [
+            ("plans.box.test_plan", "Input should be a valid string (given: 5)"),
+            ("plans.pro.test_plan", "there is no plan 'boks' in `plans`"),
+        ]
+
     def test_the_starter_file_is_right(self) -> None:
         starter = Path(quotas.__path__[0]) / "examples" / "quotas.example.yaml"
         config = parse(starter.read_text("utf-8"), starter.name)

@@ -21,6 +21,7 @@ from quotas.directory import Directory
 from quotas.errors import StoreUnavailableError
 from quotas.explaining import Explainer
 from quotas.identities import Identities
+from quotas.importing import Importer
 from quotas.jwks import KeySets, read_decryption_keys
 from quotas.metrics import Metrics
 from quotas.news import Listener
@@ -35,6 +36,7 @@ from quotas.scripts import TAKE
 from quotas.settings import Settings, secrets
 from quotas.store import Store, deadline
 from quotas.subjects import Subjects
+from quotas.upkeep import Upkeep
 from quotas.web import Services
 
 WARM_UP_TIMEOUT_S = 1.0
@@ -42,6 +44,9 @@ WARM_UP_TIMEOUT_S = 1.0
 
 FILE_ACTOR = "file:"
 """Who changes what the configuration file keeps, in the audit log. No admin token's name has a colon."""
+
+UPKEEP_S = 2.0
+"""How often a worker does its chores: within this time it knows that there are foreign keys."""
 
 KEEP_TIMEOUT_S = 30.0
 """How long the clients of the configuration file may take to be created."""
@@ -82,6 +87,7 @@ class Operations:
     refunds: Refunds
     explainer: Explainer
     audit: Audit
+    importer: Importer
 
 
 @asynccontextmanager
@@ -100,6 +106,7 @@ async def open_operations(settings: Settings, url: str, config: Config, *, actor
         subjects = _subjects(registry, revocations, key_sets)
         subjects.use(config)
         identities = _identities(settings, registry, subjects)
+        identities.foreign = True  # One look-up more is no matter here.
         changes: list[Change] = []
         audit = Audit(store)
         try:
@@ -109,6 +116,7 @@ async def open_operations(settings: Settings, url: str, config: Config, *, actor
                 Refunds(store=store, registry=registry, planbook=planbook, clock=clock),
                 Explainer(store=store, identities=identities, planbook=planbook, clock=clock),
                 audit,
+                Importer(registry, clock=clock, heard=changes.append),
             )
         finally:
             await audit.record_all(actor, changes)
@@ -210,7 +218,12 @@ class Worker:
                 adopt=partial(keep_file_clients, settings),
                 shelf=self.metrics_folder and self.metrics_folder / "newest.yaml",
             )
-            async with Listener(store, waiting, identities.hear) as listener, reloader:
+
+            async def learn() -> None:
+                identities.foreign = identities.foreign or await Registry(operators).has_foreign_keys()
+
+            upkeep = Upkeep([learn], every_s=UPKEEP_S)
+            async with Listener(store, waiting, identities.hear) as listener, reloader, upkeep:
                 identities.listen(listener)
                 admin = _admin(settings, operators, planbook)
                 yield Services(store, checks, refunds, planbook, metrics, admin)

@@ -219,7 +219,10 @@ class ClientsBody(BaseModel):
 
 
 class KeyBody(BaseModel):
-    """A key without its secret: `shown` is its prefix and four characters more. `expires_at` null is never."""
+    """A key without its secret: `shown` is its prefix and four characters more. `expires_at` null is never.
+
+    An `imported` key was made by others; `shown` is then what they said, and may be empty.
+    """
 
     id: str
     client: str
@@ -227,6 +230,7 @@ class KeyBody(BaseModel):
     shown: str
     environment: Environment
     scopes: list[str]
+    imported: bool
     created_at: str
     expires_at: str | None
 
@@ -255,6 +259,7 @@ def _key_fields(key: Key, client: str) -> dict[str, Any]:
         "shown": key.shown,
         "environment": key.environment,
         "scopes": sorted(key.scopes),
+        "imported": key.imported,
         "created_at": instants.show(key.created_at_us),
         "expires_at": None if key.expires_at_us is None else instants.show(key.expires_at_us),
     }

@@ -1,6 +1,8 @@
 """`quotas clients …` and `quotas keys …`."""
 
+from dataclasses import asdict
 from datetime import date
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -8,6 +10,7 @@ from pydantic import ValidationError
 
 from quotas import app as composition
 from quotas import instants, keys, overrides, scopes, tables, terminal
+from quotas.errors import ConfigError
 from quotas.keys import Environment
 from quotas.overrides import Override
 from quotas.registry import Alias, Client, Key
@@ -206,7 +209,7 @@ def list_keys(client: Annotated[str, typer.Option(help="Whose keys.")], as_json:
     rows = [
         (
             key.id,
-            key.shown + "…",
+            key.shown + "…" if key.shown else "imported",
             key.name,
             key.environment.value,
             scopes.joined(key.scopes),
@@ -216,6 +219,33 @@ def list_keys(client: Annotated[str, typer.Option(help="Whose keys.")], as_json:
         for key in found
     ]
     tables.print_table(out, ("id", "key", "name", "environment", "scopes", "created", "expires"), rows)
+
+
+@keys_app.command("import")
+def import_keys(
+    file: Annotated[
+        Path, typer.Argument(help="CSV: client,name,sha256 and, if need be, scopes,expires_at,environment,shown.")
+    ],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Bring in keys that others have made, by their SHA-256 digests; asked again, it brings in what is missing."""
+    source = str(file).encode("utf-8", "backslashreplace").decode()
+    with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
+        if not lines.seekable():
+            raise typer.BadParameter(f"{source} is read twice, so it must be a file and no pipe")
+        try:
+            found = terminal.with_importer(lambda importer: importer.run(lines, source, dry_run=dry_run))
+        except ConfigError as error:
+            if not as_json:
+                raise
+            terminal.print_json({"source": error.source, "faults": [asdict(fault) for fault in error.faults]})
+            raise typer.Exit(2) from error
+    if as_json:
+        terminal.print_json({**asdict(found), "dry_run": dry_run})
+        return
+    done = "would be imported" if dry_run else "imported"
+    out.print(f"{found.new} keys {done}; {found.present} were there already, {found.expired} have expired")
 
 
 @keys_app.command("revoke")
@@ -271,6 +301,7 @@ def _key_fields(key: Key) -> dict[str, Any]:
         "shown": key.shown,
         "environment": key.environment.value,
         "scopes": sorted(key.scopes),
+        "imported": key.imported,
         "created_at": instants.show(key.created_at_us),
         "expires_at": None if key.expires_at_us is None else instants.show(key.expires_at_us),
     }

@@ -41,6 +41,9 @@ class Identities:
     pepper can be set or changed without ending the keys that were digested before.
 
     `subjects` None is without tokens; without `listen`, none is remembered. `hear` is for the listener.
+
+    While `foreign` is false nobody has imported keys, and what does not have the form of ours is refused unseen. Who
+    learns that somebody has sets it; it is never taken back.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class Identities:
         self._pepper = pepper
         self._previous_peppers = previous_peppers
         self._subjects = subjects
+        self.foreign = False
         self._listener: Listener | None = None
         self._keys: Cache[Identity] = Cache(MAX_REMEMBERED, MAX_REMEMBERED_BYTES, _size)
         self._tokens: Cache[Identity] = Cache(MAX_REMEMBERED, MAX_REMEMBERED_BYTES, _size)
@@ -116,8 +120,16 @@ class Identities:
 
     async def _load(self, credential: bytes, digest: str, now_us: int) -> Identity:
         if self._subjects is not None and tokens.looks_like_token(credential):
-            return await self._load_token(self._subjects, credential, digest, now_us)
-        identity = await self._load_key(credential, digest)
+            try:
+                return await self._load_token(self._subjects, credential, digest, now_us)
+            except CredentialError as refusal:
+                # Keys of some makers have dots as tokens have.
+                found = await self._load_foreign(credential) if refusal.reason == "invalid_credential" else None
+                if found is None:
+                    raise
+                identity = found
+        else:
+            identity = await self._load_key(credential, digest)
         if identity.client.status is Status.ACTIVE:
             self._keys.keep(digest, identity)
         else:
@@ -136,16 +148,24 @@ class Identities:
         return identity
 
     async def _load_key(self, credential: bytes, digest: str) -> Identity:
-        if not keys.is_well_formed(credential, self._brand):
+        identity = None
+        if keys.is_well_formed(credential, self._brand):
+            identity = await self._registry.identity(digest)
+            for pepper in self._previous_peppers if identity is None else ():
+                identity = await self._registry.identity(keys.digest(credential, pepper))
+                if identity is not None:
+                    break
+        elif keys.is_of_brand(credential, self._brand):
             raise CredentialError("invalid_credential")
-        identity = await self._registry.identity(digest)
-        for pepper in self._previous_peppers if identity is None else ():
-            identity = await self._registry.identity(keys.digest(credential, pepper))
-            if identity is not None:
-                break
+        identity = identity or await self._load_foreign(credential)
         if identity is None:
             raise CredentialError("invalid_credential")
         return identity
+
+    async def _load_foreign(self, credential: bytes) -> Identity | None:
+        """Whom an imported key speaks for. Its digest is plain: who made the file knew no pepper of ours."""
+        found = await self._registry.identity(keys.digest(credential, None)) if self.foreign else None
+        return found if found is not None and found.key is not None and found.key.imported else None
 
     def forget_all(self) -> None:
         """Load everybody anew: the configuration that they were known by is another one."""

@@ -52,12 +52,17 @@ def new_id(kind: str, length: int = 14) -> str:
     return f"{kind}_" + "".join(secrets.choice(BASE62) for _ in range(length))
 
 
+def is_of_brand(credential: bytes, brand: str) -> bool:
+    """Whether this begins as keys of this brand do, so that it is one of ours or none."""
+    return credential.startswith(brand.encode() + b"_")
+
+
 def is_well_formed(credential: bytes, brand: str) -> bool:
     """Whether this could be a key of this brand: prefix, length, alphabet and checksum are right."""
     start = credential.removeprefix(brand.encode() + b"_")
     body = start[5:]
     return (
-        len(start) < len(credential)
+        is_of_brand(credential, brand)
         and start[:5] in {b"live_", b"test_"}
         and len(body) == BODY_LENGTH + CHECKSUM_LENGTH
         and _ALPHABET.issuperset(body)

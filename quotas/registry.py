@@ -9,15 +9,19 @@ What is where (layout version `q1`):
     q1:{<client id>}:keys  hash    key id -> digest
     q1:aliases             hash    digest of (issuer, subject) -> client id, marked while the alias is taken away
     q1:{<client id>}:aliases hash  digest of (issuer, subject) -> both, as JSON
-    q1:key:<digest>        hash    id, client_id, name, shown, environment, created_at_us, expires_at_us, scopes
+    q1:key:<digest>        hash    id, client_id, name, shown, environment, created_at_us, expires_at_us, scopes,
+                                  imported (1 for a foreign key)
+    q1:foreign             string  there, for good, before the first foreign key is
 
 Every change that a worker could have cached the opposite of ends in `amend.lua`, which raises the client's
 generation; `lua/take.lua` then refuses to decide on what a worker knew before. Indexes are written before what
 they point to and removed after it, so that whatever exists can be found, listed and removed, wherever a
-process may die in between. The secret of a key is never here, only its digest.
+process may die in between. An index whose key has another id is what a broken import has left: it counts for nothing.
+The secret of a key is never here, only its digest.
 """
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
@@ -33,8 +37,19 @@ from quotas.tokens import subject_digest
 _CLIENTS = "q1:clients"
 _KEYS = "q1:keys"
 _ALIASES = "q1:aliases"
+_FOREIGN = "q1:foreign"
 _CLIENT_FIELDS = ("name", "plan", "status", "generation", "created_at_us")
-_KEY_FIELDS = ("id", "client_id", "name", "shown", "environment", "created_at_us", "expires_at_us", "scopes")
+_KEY_FIELDS = (
+    "id",
+    "client_id",
+    "name",
+    "shown",
+    "environment",
+    "created_at_us",
+    "expires_at_us",
+    "scopes",
+    "imported",
+)
 _PAGE = 500
 _LEAVING = "-"
 _LIMIT = "limit:"
@@ -67,7 +82,8 @@ class Client:
 class Key:
     """What is known of a key without its secret. `expires_at_us` None is never; the instant itself is too late.
 
-    `scopes` never change: a key with others is another key.
+    `scopes` never change: a key with others is another key. An `imported` key was made by others; `shown` is then what
+    they said, and may be empty.
     """
 
     id: str
@@ -78,6 +94,7 @@ class Key:
     created_at_us: int
     expires_at_us: int | None = None
     scopes: frozenset[str] = scopes.NONE
+    imported: bool = False
 
     def is_expired(self, now_us: int) -> bool:
         """Whether the key's time is up; it is valid strictly before its expiry."""
@@ -222,7 +239,7 @@ class Registry:
         await self._store.call("HSET", _CLIENTS, name, _LEAVING + client_id)
         await self._store.call("DEL", record_key(client_id), *_states(client_id))
         async for key_id, digest in self._scan(_keys_of(client_id)):
-            await self._store.call("DEL", _key(digest))
+            await self._remove_key(key_id, digest)
             await self._store.call("DEL", key_state_key(client_id, key_id))
             await self._store.call("HDEL", _KEYS, key_id)
         await self._store.call("DEL", _keys_of(client_id))
@@ -287,14 +304,39 @@ class Registry:
         """Keep a new key under its digest. Its client must exist."""
         await self._store.call("HSET", _keys_of(key.client_id), key.id, digest)
         await self._store.call("HSET", _KEYS, key.id, f"{key.client_id} {digest}")
-        words: list[str | int] = []
-        for name in _KEY_FIELDS:
-            value = getattr(key, name)
-            if isinstance(value, frozenset):
-                value = scopes.joined(value) or None
-            if value is not None:
-                words += (name, value.value if isinstance(value, keys.Environment) else value)
-        await self._store.call("HSET", _key(digest), *words)
+        await self._store.call("HSET", _key(digest), *_key_words(key))
+
+    async def import_keys(self, found: Sequence[tuple[Key, str]]) -> int:
+        """Keep keys that others have made, under their digests; what is there already stays. Returns how many are new.
+
+        Their clients must exist. Can be asked again with keys of other ids.
+        """
+        await self._store.call("SET", _FOREIGN, 1)
+        if not found:
+            return 0
+        await self._store.load(ENROL)
+        of_client: dict[str, list[str]] = {}
+        for key, digest in found:
+            of_client.setdefault(key.client_id, []).extend((key.id, digest))
+        places = [word for key, digest in found for word in (key.id, f"{key.client_id} {digest}")]
+        lists = (self._store.call("HSET", _keys_of(client), *words) for client, words in of_client.items())
+        await asyncio.gather(*lists)
+        await self._store.call("HSET", _KEYS, *places)
+        enrolled = await self._store.run_all(ENROL, [((_key(digest),), _key_words(key)) for key, digest in found])
+        late = [key for (key, _), new in zip(found, enrolled, strict=True) if not new]
+        if late:
+            await self._store.call("HDEL", _KEYS, *(key.id for key in late))
+        await asyncio.gather(*(self._store.call("HDEL", _keys_of(key.client_id), key.id) for key in late))
+        return len(found) - len(late)
+
+    async def has_foreign_keys(self) -> bool:
+        """Whether a foreign key has ever been imported."""
+        return bool(await self._store.call("EXISTS", _FOREIGN))
+
+    async def owners(self, digests: Sequence[str]) -> list[str | None]:
+        """The id of the client that the key of each digest belongs to, in order; None where there is no such key."""
+        found = await asyncio.gather(*(self._store.call("HGET", _key(digest), "client_id") for digest in digests))
+        return [None if owner is None else owner.decode() for owner in found]
 
     async def key(self, key_id: str) -> tuple[Key, Client] | None:
         """The key of this id and its client, or None."""
@@ -302,20 +344,20 @@ class Registry:
         if place is None:
             return None
         client_id, digest = place
-        key, client = await self._load_key(digest), await self._load_client(client_id)
+        key, client = await self._load_key(digest, key_id), await self._load_client(client_id)
         return None if key is None or client is None else (key, client)
 
     async def keys_of(self, client: Client) -> AsyncIterator[Key]:
         """All keys of a client, in no order, expired ones among them."""
-        async for _, digest in self._scan(_keys_of(client.id)):
-            key = await self._load_key(digest)
+        async for key_id, digest in self._scan(_keys_of(client.id)):
+            key = await self._load_key(digest, key_id)
             if key is not None:
                 yield key
 
     async def expire_key(self, key_id: str, expires_at_us: int) -> bool:
         """Have a key end at an instant, or earlier if it does already; False when there is none. Can be asked again."""
         place = await self._place(key_id)
-        key = None if place is None else await self._load_key(place[1])
+        key = None if place is None else await self._load_key(place[1], key_id)
         if place is None or key is None:
             return False
         if key.expires_at_us is None or expires_at_us < key.expires_at_us:
@@ -329,12 +371,17 @@ class Registry:
         if place is None:
             return False
         client_id, digest = place
-        await self._store.call("DEL", _key(digest))
+        await self._remove_key(key_id, digest)
         await self.amend(client_id)
         await self._store.call("DEL", key_state_key(client_id, key_id))
         await self._store.call("HDEL", _keys_of(client_id), key_id)
         await self._store.call("HDEL", _KEYS, key_id)
         return True
+
+    async def _remove_key(self, key_id: str, digest: str) -> None:
+        """Remove a key's record, but no other key's: what a broken import has left may name one that is alive."""
+        if await self._load_key(digest, key_id) is not None:
+            await self._store.call("DEL", _key(digest))
 
     async def identity(self, digest: str) -> Identity | None:
         """Whom the key of this digest speaks for, or None.
@@ -378,9 +425,10 @@ class Registry:
         text = overrides.joined({name: value for name, value in sorted(own.items()) if value})
         return Client(client_id, name, plan, Status(status), int(generation), int(created_at_us), text)
 
-    async def _load_key(self, digest: str) -> Key | None:
+    async def _load_key(self, digest: str, key_id: str | None = None) -> Key | None:
+        """The key of a digest, or None; with a `key_id`, None as well when it has another."""
         values: list[Any] = await self._store.call("HMGET", _key(digest), *_KEY_FIELDS)
-        if values[0] is None:
+        if values[0] is None or (key_id is not None and values[0] != key_id.encode()):
             return None
         key_id, client_id, name, shown, environment, created_at_us = (value.decode() for value in values[:6])
         expires_at_us = None if values[6] is None else int(values[6])
@@ -393,6 +441,7 @@ class Registry:
             int(created_at_us),
             expires_at_us,
             scopes.NONE if values[7] is None else scopes.split(values[7].decode()),
+            imported=values[8] is not None,
         )
 
     async def _scan(self, name: str) -> AsyncIterator[tuple[str, str]]:
@@ -425,3 +474,19 @@ def _keys_of(client_id: str) -> str:
 
 def _key(digest: str) -> str:
     return f"q1:key:{digest}"
+
+
+def _key_words(key: Key) -> tuple[str | int, ...]:
+    """A key's record, as fields and values in a row; what is absent is left out."""
+    fields: dict[str, str | int | None] = {
+        "id": key.id,
+        "client_id": key.client_id,
+        "name": key.name,
+        "shown": key.shown,
+        "environment": key.environment.value,
+        "created_at_us": key.created_at_us,
+        "expires_at_us": key.expires_at_us,
+        "scopes": scopes.joined(key.scopes) or None,
+        "imported": 1 if key.imported else None,
+    }
+    return tuple(word for field, value in fields.items() if value is not None for word in (field, value))

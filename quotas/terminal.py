@@ -17,6 +17,7 @@ from quotas import configuration, instants
 from quotas.app import Operations
 from quotas.clients import Clients
 from quotas.errors import ConfigError
+from quotas.importing import Importer
 from quotas.plans import Config
 from quotas.revoking import Revoking
 from quotas.settings import Settings
@@ -24,6 +25,8 @@ from quotas.settings import load as load_settings
 from quotas.store import deadline
 
 COMMAND_TIMEOUT_S = 30.0
+LONG_COMMAND_TIMEOUT_S = 3600.0
+"""Of a command whose work is as long as a file. No single step of it takes longer than the store's own bounds."""
 _MAX_ACTOR = 64
 
 T = TypeVar("T")
@@ -65,6 +68,19 @@ def with_revoking(work: Callable[[Revoking], Awaitable[T]], config: Path | None)
     return _with_plans(lambda services: work(services.revoking), found, plans)
 
 
+def with_importer(work: Callable[[Importer], Awaitable[T]]) -> T:
+    """Bring foreign keys in, for which no plan is needed."""
+    found = settings(None)
+    with composition.store_for_command(found) as url:
+        return run(
+            found,
+            url,
+            Config("no plans", {}),
+            lambda services: work(services.importer),
+            timeout_s=LONG_COMMAND_TIMEOUT_S,
+        )
+
+
 def with_operations(work: Callable[[Operations], Awaitable[T]], config: Path | None = None) -> T:
     """Do something that needs the plans."""
     found = settings(config)
@@ -76,12 +92,19 @@ def _with_plans(work: Callable[[Operations], Awaitable[T]], settings: Settings, 
         return run(settings, url, plans, work)
 
 
-def run(settings: Settings, url: str, plans: Config, work: Callable[[Operations], Awaitable[T]]) -> T:
+def run(
+    settings: Settings,
+    url: str,
+    plans: Config,
+    work: Callable[[Operations], Awaitable[T]],
+    *,
+    timeout_s: float = COMMAND_TIMEOUT_S,
+) -> T:
     """Do something with the store at `url`, within bounds."""
 
     async def in_time() -> T:
         opened = composition.open_operations(settings, url, plans, actor=_actor())
-        async with deadline(COMMAND_TIMEOUT_S), opened as services:
+        async with deadline(timeout_s), opened as services:
             return await work(services)
 
     return asyncio.run(in_time())

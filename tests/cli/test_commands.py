@@ -276,6 +276,7 @@ class TestKeys:
             "shown": secret[:16],
             "environment": "test",
             "scopes": ["a:b", "write"],
+            "imported": False,
             "created_at": NOON,
             "expires_at": "2026-04-09T12:00:00Z",
         }

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 from quotas import app, plans
 from quotas.checks import Answer, Checks, Reason
@@ -24,9 +25,10 @@ CONFIG = plans.parse(
 async def checks_on(url: str) -> AsyncIterator[Checks]:
     settings = Settings(redis_url=url, store_timeout_ms=30_000)
     application = app.Worker(settings, ConfigFile(None), None, CONFIG, None, None)()
-    async with application.router.lifespan_context(application) as state:
-        assert state is not None
-        yield state["services"].checks
+    with patch.object(app, "UPKEEP_S", 3600.0):
+        async with application.router.lifespan_context(application) as state:
+            assert state is not None
+            yield state["services"].checks
 
 
 def clients_on(store: Store) -> Clients:

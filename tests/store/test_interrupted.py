@@ -4,17 +4,20 @@ The n-th command is carried out and its reply lost, or it is not carried out, fo
 """
 
 import asyncio
+import io
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
-from quotas import app, plans
+from quotas import app, importing, plans
 from quotas.clients import Clients
 from quotas.errors import ConflictError, NotFoundError, RequestError, StoreUnavailableError
 from quotas.identities import Identities
+from quotas.importing import Importer
 from quotas.plans import Config
 from quotas.registry import Alias, Registry, subject_client_id
 from quotas.revocations import Revocation, Revocations
@@ -39,6 +42,7 @@ class WarmWorker:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._identities = Identities(Registry(store), brand="quotas", pepper=None)
+        self._identities.foreign = True
         self._plan = PackedPlan(CONFIG.plans["free"].limits)
 
     async def passes(self, secret: str) -> bool:
@@ -165,6 +169,29 @@ def test_a_key_that_was_not_handed_out_can_be_found_and_removed(redis_url: str, 
             await on.operator.revoke_key(key.id)
         await on.operator.delete("acme")
         assert await on.store.call("KEYS", "*") == []
+
+    breaking_off(redis_url, tmp_path, fate, work)
+
+
+@pytest.mark.parametrize("fate", FATES)
+def test_an_import_can_be_asked_again_and_brings_in_what_is_missing(
+    redis_url: str, tmp_path: Path, fate: Fate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importing, "BATCH", 2)
+    foreign = [f"foreign-{number}" for number in range(3)]
+    digests = [sha256(secret.encode()).hexdigest() for secret in foreign]
+    lines = "\n".join(["client,name,sha256", *(f"acme,key-{n},{digest}" for n, digest in enumerate(digests))])
+
+    async def work(on: Scene) -> None:
+        for store in (on.broken, on.store):
+            found = Importer(Registry(store), clock=app.clock).run(io.StringIO(lines), "keys.csv")
+            await broken_off(found)
+        for secret in foreign:
+            assert await on.worker.passes(secret)
+        names = [key.name for key in await on.operator.keys_of("acme") if key.imported]
+        assert sorted(names) == ["key-0", "key-1", "key-2"]
+        await on.operator.delete("acme")
+        assert await on.store.call("KEYS", "*") == [b"q1:foreign"]
 
     breaking_off(redis_url, tmp_path, fate, work)
 

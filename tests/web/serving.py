@@ -18,6 +18,9 @@ from quotas.store import Store
 PATIENCE_MS = 30_000
 """The store's deadline where no test is about it: a bound, never an expectation."""
 
+NO_UPKEEP_S = 3600.0
+"""So that nobody but the test asks the store, where no test is about that."""
+
 PLANS = """
 plans:
   free:
@@ -66,6 +69,7 @@ async def service(  # noqa: PLR0913 # One parameter for each thing that a test m
     timeout_ms: int = PATIENCE_MS,
     pepper: bytes | None = None,
     admin: str | None = None,
+    upkeep_s: float = NO_UPKEEP_S,
 ) -> AsyncIterator[Service]:
     """A worker with these plans. `clock` gives its epoch microseconds; the store has its own.
 
@@ -76,7 +80,7 @@ async def service(  # noqa: PLR0913 # One parameter for each thing that a test m
     config = plans.parse(plan_yaml, "test plans")
     application = app.Worker(settings, ConfigFile(None), None, config, None, None)()
     async with AsyncExitStack() as stack:
-        with patch.object(app, "clock", clock):
+        with patch.object(app, "clock", clock), patch.object(app, "UPKEEP_S", upkeep_s):
             state = await stack.enter_async_context(application.router.lifespan_context(application))
 
         async def with_state(scope: Scope, receive: Receive, send: Send) -> None:

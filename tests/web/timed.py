@@ -20,7 +20,7 @@ from quotas.settings import Settings
 from quotas.store import Store
 from quotas.web import Services
 
-from .serving import PATIENCE_MS, samples
+from .serving import NO_UPKEEP_S, PATIENCE_MS, samples
 
 SECOND_US = 1_000_000
 STRANGER = "203.0.113.9"
@@ -117,6 +117,7 @@ async def timed(
         stack.enter_context(patch.object(refunds, "Refund", partial(Refund, own_clock=clock_decides)))
         with (
             patch.object(app, "clock", clock),
+            patch.object(app, "UPKEEP_S", NO_UPKEEP_S),
             patch.object(app, "Checks", partial(Checks, clock_decides=clock_decides)),
         ):
             state = await stack.enter_async_context(application.router.lifespan_context(application))

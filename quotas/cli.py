@@ -13,8 +13,8 @@ from typing import Annotated
 import orjson
 import typer
 
+from quotas import addresses, audit, configuration, logs, replay_command, tables, terminal
 from quotas import app as composition
-from quotas import audit, configuration, logs, replay_command, tables, terminal
 from quotas.app import Operations
 from quotas.client_commands import clients_app, keys_app
 from quotas.errors import (
@@ -177,17 +177,21 @@ def show_audit(
 
 @app.command()
 def explain(
-    credential: Annotated[str, typer.Argument(help="The credential; - reads it from standard input.")],
+    credential: Annotated[str, typer.Argument(help="The credential; - reads it from standard input. See --address.")],
     method: Annotated[str, typer.Argument(help="The request's method.")],
     path: Annotated[str, typer.Argument(help="The request's path.")],
     cost: Annotated[int | None, typer.Option(min=0, help="Units; the plan's cost rules decide if unset.")] = None,
+    address: Annotated[bool, typer.Option("--address", help="It is the address of a caller without one.")] = False,
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Say why a request would be allowed or refused; takes nothing. Exit code 1 when it would be refused."""
-    secret = terminal.as_bytes(sys.stdin.readline().strip() if credential == "-" else credential)
+    given = sys.stdin.readline().strip() if credential == "-" else credential
+    who = addresses.parse(given) if address else terminal.as_bytes(given)
+    if who is None:
+        raise typer.BadParameter("with --address, the first argument is an IP address")
     explanation = terminal.with_operations(
-        lambda services: services.explainer.explain(secret, method, terminal.as_bytes(path), cost), config
+        lambda services: services.explainer.explain(who, method, terminal.as_bytes(path), cost), config
     )
     if as_json:
         terminal.print_json(tables.explanation_fields(explanation))

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from quotas import paths, scopes
+from quotas.addresses import Address, counted
 from quotas.checks import Reason
 from quotas.decisions import Decision, Memory, Standing, take
 from quotas.errors import CredentialError
@@ -56,13 +57,13 @@ class Explainer:
         self._planbook = planbook
         self._clock = clock
 
-    async def explain(self, credential: bytes, method: str, target: bytes, cost: int | None) -> Explanation:
-        """What a check with this credential would be answered; `cost` None leaves it to the plan's rules.
+    async def explain(self, who: bytes | Address, method: str, target: bytes, cost: int | None) -> Explanation:
+        """What a check with this credential, or without one from this address, would be answered.
 
-        Raises StoreUnavailableError.
+        `cost` None leaves it to the plan's rules. Raises StoreUnavailableError.
         """
         try:
-            _, identity = await self._identities.find(credential, self._clock())
+            identity = await self._identity(who)
         except CredentialError as error:
             return Explanation(Reason(error.reason))
         if identity.client.status is Status.SUSPENDED:
@@ -85,6 +86,15 @@ class Explainer:
         decision = Decision.of(now_us, list(standings.values())) if required <= identity.scopes else None
         reason = Reason.INSUFFICIENT_SCOPE if decision is None else Reason.of(decision)
         return Explanation(reason, identity, in_force, cost, readings, stories, decision, required)
+
+    async def _identity(self, who: bytes | Address) -> Identity:
+        if isinstance(who, bytes):
+            _, identity = await self._identities.find(who, self._clock())
+            return identity
+        plan = self._planbook.config.anonymous
+        if plan is None:
+            raise CredentialError("missing_credential")
+        return self._identities.of_address(counted(who), plan)
 
     async def _standings(
         self, identity: Identity, in_force: PlanInForce, skipped: frozenset[str], cost: int

@@ -57,7 +57,10 @@ def rule_in_words(limit: Limit) -> str:
 def print_explanation(out: Console, explanation: Explanation) -> None:
     """Tell an explanation: who, which plan, how each limit stands, what would happen and why."""
     identity = explanation.identity
-    if identity is not None:
+    if identity is not None and not identity.client.name:
+        out.print("client   none, counted by address")
+        out.print(f"plan     {identity.client.plan}")
+    elif identity is not None:
         out.print(f"client   {identity.client.name} ({identity.client.id}), {identity.client.status.value}")
         key = identity.key
         shown = f"token    {identity.subject}" if key is None else f"key      {key.id} {key.shown}… {key.name}"
@@ -83,8 +86,8 @@ def explanation_fields(explanation: Explanation) -> dict[str, object]:
     return {
         "allowed": explanation.reason is None,
         "reason": None if explanation.reason is None else explanation.reason.value,
-        "client": None if identity is None else identity.client.name,
-        "subject": None if identity is None else identity.subject,
+        "client": None if identity is None else identity.client.name or None,
+        "subject": None if identity is None else identity.subject or None,
         "key": None if identity is None or identity.key is None else identity.key.id,
         "plan": None if identity is None else identity.client.plan,
         "test_plan_of": None if explanation.plan is None else explanation.plan.test_of,

@@ -1,5 +1,6 @@
 """`quotas explain`: what a request would be answered, from what, and nothing taken (issue B)."""
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -7,7 +8,9 @@ from unittest.mock import patch
 
 import pytest
 
-from quotas import app
+from quotas import app, plans
+from quotas.configuration import ConfigFile
+from quotas.settings import Settings
 
 from .terminal import Done, Terminal, snapshot, spend
 
@@ -428,3 +431,38 @@ class TestCredential:
         done = shop.explain(shop.key("free", name), "GET", "/:smile:")
         assert done.rows[0].startswith(f"client {name} (cl_")
         assert done.rows[4] == "path /:smile:"
+
+
+class TestAddress:
+    """A caller without a credential, where `anonymous` has a plan."""
+
+    def test_it_is_the_one_that_a_check_from_there_counts_by(self, shop: Shop) -> None:
+        shop.terminal.file("quotas.yaml", PLANS + "anonymous: {plan: free}\n")
+
+        async def check() -> None:
+            config = plans.parse((shop.terminal.folder / "quotas.yaml").read_text("utf-8"), "test plans")
+            worker = app.Worker(Settings(redis_url=shop.url), ConfigFile(None), None, config, None, None)()
+            async with worker.router.lifespan_context(worker) as state:
+                assert state is not None
+                answer = await state["services"].checks.check([], method="GET", peer="2001:db8::1")
+                assert answer.reason is None
+
+        asyncio.run(check())
+        found = shop.fields("--address", "2001:db8::2", "GET", "/")
+        names = ("allowed", "client", "subject", "key", "plan")
+        assert [found[name] for name in names] == [True, None, None, None, "free"]
+        assert {name: limit["remaining"] for name, limit in found["limits"].items()} == {"slow": 2, "yearly": 4}
+        done = shop.explain("2001:db8:0:1::1", "GET", "/", "--address")
+        client, plan, _, _, _, slow, *_, verdict = done.rows
+        assert (client, plan, verdict) == ("client none, counted by address", "plan free", "allowed")
+        assert slow.startswith("slow 1 per day, burst 3 3 ")
+
+    def test_without_such_a_plan_it_is_refused(self, shop: Shop) -> None:
+        found = shop.fields("--address", "203.0.113.9", "GET", "/")
+        assert (found["reason"], found["plan"], found["limits"]) == ("missing_credential", None, {})
+
+    def test_what_is_no_address_is_a_wrong_use(self, shop: Shop) -> None:
+        done = shop.terminal("explain", "--address", "quotas_live_x", "GET", "/")
+        assert done.code == 2
+        assert "an IP address" in done.err
+        assert "quotas_live_x" not in done.err

@@ -3,6 +3,7 @@
 -- KEYS[1]  state   what the client's limits have given, q1:{<client id>}:state; of its test plan, q1:{<client id>}:test
 -- KEYS[2]  record  the client's registry record, a hash with the field `generation`, q1:{<client id>}:client
 -- KEYS[3]  state   optional: the same for the limits that count per key, q1:{<client id>}:key:<key id>
+-- last KEY once    optional: what this very check was answered before, q1:{<client id>}:once:<digest of what it asks>
 -- ARGV[1]  generation  integer: the client's generation that the caller's knowledge is of; 0 is nobody's, for a state
 --                      without a record, and is compared with none: the generations of records begin with 1
 -- ARGV[2]  cost        integer, units: 0 looks without taking
@@ -10,32 +11,40 @@
 -- ARGV[4]  layout      string, see limits.lua: the limits that count per client
 -- ARGV[5]  rules       string, see limits.lua: which of them apply, and how
 -- ARGV[6], ARGV[7]     layout and rules of the limits of KEYS[3]
+-- last ARGV within_us   integer, microseconds, whole milliseconds: how long the last KEY is remembered; there with it only
 --
--- Returns  {TAKEN or REFUSED, now_us, then for each limit that applies: remaining, reset_after_us, retry_after_us}
+-- Returns  {TAKEN, REFUSED or REPEATED, now_us, then for each limit that applies: remaining, reset_after_us, retry_after_us}
 --            remaining       whole units left, rounded down; below 0 by what a quota in overage is past its units
 --            reset_after_us  until full or until the window ends, rounded up; -1 never
 --            retry_after_us  0 when the cost had room, else until it has, rounded up; -1 never
+--            REPEATED is what was TAKEN by the same check less than within_us ago, now_us included; nothing is taken
 --          {STALE}            the caller's generation is not the client's: load the client anew, then ask again
 --          {WINDOWS, now_us}  the boundaries given do not hold now_us: compute them around it, then ask again
 --
--- State    see limits.lua
+-- State    see limits.lua. What a check was answered is the numbers of its reply behind the first, f64 each, PX within_us.
 --
 -- Invariants
 --   A refusal and a look write nothing, with two exceptions that take nothing either. When the clock has stepped back,
 --   at_us moves back with it, or the client would be locked out until the old time has come again. And the first check
 --   after a change of plan carries the state over, so that the new rates count from then on.
 --   The generation in the state is a copy (0 in a state without a record); wherever it is missing or differs, the record decides.
+--   Only what was taken is repeated, and only to the newest generation: a refusal is asked again, a revoked key is STALE.
 --
 -- Worked call: one bucket of 5/second, burst 10 (grains 200000, refill 1), fresh, cost 3, at 1,000,000 us:
 --   {1, 1000000, 7, 600000, 0}; the state holds level 1400000 and lives 600 ms.
 
-local TAKEN, REFUSED, STALE, WINDOWS = 1, 0, -1, -2
+local TAKEN, REFUSED, REPEATED, STALE, WINDOWS = 1, 0, 2, -1, -2
 
-assert(#KEYS == 2 and #ARGV == 5 or #KEYS == 3 and #ARGV == 7, 'take: wrong number of keys or arguments')
+local states = math.floor((#ARGV - 3) / 2)
+local once = #ARGV % 2 == 0
+assert(states == 1 or states == 2, 'take: wrong number of arguments')
+assert(#KEYS == states + (once and 2 or 1), 'take: wrong number of keys')
 local generation = tonumber(ARGV[1])
 local cost = tonumber(ARGV[2])
 assert(generation and cost and cost >= 0 and cost % 1 == 0, 'take: generation and cost are integers')
 assert(set_clock(ARGV[3]), 'take: now_us is an integer')
+local once_key, within_us = once and KEYS[#KEYS], once and tonumber(ARGV[#ARGV])
+assert(not once or within_us and within_us >= 1000 and within_us % 1000 == 0, 'take: within_us is whole milliseconds')
 
 -- Takes the cost where there is room (`cost` 0 takes nothing), and reports every limit that applies.
 -- Returns whether anything was taken, and for how long there is something to remember.
@@ -92,8 +101,18 @@ if generation ~= 0 and (not data or unpack('<d', data) ~= generation) then
   end
 end
 
+if once then
+  local first = redis.call('GET', once_key)
+  -- The clock that counts says whether it still holds: at a carried time the key lives longer than that.
+  if first and now - unpack('<d', first) < within_us then
+    local reply = {REPEATED, unpack('<' .. rep('d', #first / 8), first)}
+    reply[#reply] = nil -- unpack ends with where it stopped.
+    return reply
+  end
+end
+
 local scopes, room = {}, true
-for index = 1, #KEYS == 3 and 2 or 1 do
+for index = 1, states do
   local key = KEYS[index == 1 and 1 or 3]
   if index == 2 then
     data = redis.call('GET', key)
@@ -106,12 +125,17 @@ for index = 1, #KEYS == 3 and 2 or 1 do
   room = room and has_room
 end
 
-local reply = {room and TAKEN or REFUSED, now}
+local reply, taken = {room and TAKEN or REFUSED, now}, false
 for index = 1, #scopes do
   local scope = scopes[index]
   local charged, live_us = settle(scope, room and cost or 0, reply)
   if charged or scope.moved then
     write(scope, generation, live_us)
   end
+  taken = taken or charged
+end
+if once and taken then
+  local numbers = pack('<' .. rep('d', #reply - 1), _G.unpack(reply, 2))
+  redis.call('SET', once_key, numbers, 'PX', string.format('%.0f', (within_us + extra_us) / 1000))
 end
 return reply

@@ -21,7 +21,7 @@ from quotas.planbook import Planbook, PlanInForce
 from quotas.plans import Config, Preflight, StoreErrorPolicy
 from quotas.registry import Identity, Status
 from quotas.requests import CheckRequest
-from quotas.scripts import Take, take
+from quotas.scripts import Once, Take, take
 from quotas.store import Store, deadline
 
 LOG_EVERY_S = 10.0
@@ -133,6 +133,7 @@ class Checks:
                     trusted=config.trusted_proxies.trusts(peer),
                     places=config.places,
                     optional=config.anonymous is not None,
+                    id_header=None if config.dedupe is None else config.dedupe.header,
                 )
                 nobody = None if request.credential else self._nobody(headers, peer, config)
             except RequestError as error:
@@ -230,7 +231,8 @@ class Checks:
             decision = await take(self._store, in_force.packed, asked)
             self._metrics.store_seconds("take", self._timer() - begun)
             if decision is not None:
-                self._count(decision, identity, asked.cost)
+                if not decision.repeated:
+                    self._count(decision, identity, asked.cost)
                 return Answer(Reason.of(decision), identity, decision)
             self._identities.forget(digest)
             known.clear()
@@ -270,7 +272,25 @@ class Checks:
             own_clock=self._clock_decides,
             test=in_force.test_of is not None,
             skipped=skipped,
+            once=self._once(request, identity, in_force, cost, skipped),
         )
+
+    def _once(
+        self, request: CheckRequest, identity: Identity, in_force: PlanInForce, cost: int, skipped: frozenset[str]
+    ) -> Once | None:
+        """What makes a check the same as one before: all that its answer depends on."""
+        dedupe = self._planbook.config.dedupe
+        if dedupe is None or request.request_id is None:
+            return None
+        asked = (
+            request.request_id,
+            identity.subject_id.encode(),
+            request.method.encode(),
+            request.target,
+            b"%d" % cost,
+        )
+        limits = (in_force.packed.fingerprint, *(name.encode() for name in sorted(skipped)))
+        return Once.of(dedupe.within_us, *asked, *limits)
 
 
 def _lacking(identity: Identity, required: frozenset[str]) -> Answer:

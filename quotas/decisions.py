@@ -5,7 +5,7 @@ never asks the time: what is remembered and `now` go in, what is to be remembere
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import NamedTuple
 
@@ -60,7 +60,8 @@ class Decision:
 
     `retry_after_us` and `binding` are None when it was allowed; `never` has no retry.
 
-    The binding limit is the one with the longest wait, the first of equals; `never` beats any wait.
+    The binding limit is the one with the longest wait, the first of equals; `never` beats any wait. `repeated` says
+    that this was the answer to the same check before, and nothing was taken for it again.
     """
 
     at_us: int
@@ -68,6 +69,7 @@ class Decision:
     standings: tuple[Standing, ...]
     binding: Limit | None = None
     retry_after_us: int | None = None
+    repeated: bool = False
 
     @property
     def allowed(self) -> bool:
@@ -149,6 +151,28 @@ def take(
     if charged or _moved(limits, known, now_us):
         memory = _remembered(limits, known, levels, counts, now_us)
     return memory, Decision.of(now_us, standings)
+
+
+def take_once(  # noqa: PLR0913 # What is remembered, the plan, and what is asked: all of it is input.
+    limits: Sequence[Limit],
+    memory: Memory | None,
+    first: Decision | None,
+    *,
+    within_us: int,
+    now_us: int,
+    cost: int,
+    skipped: Collection[str] = (),
+) -> tuple[Memory | None, Decision | None, Decision]:
+    """`take` for a check that may be sent twice: less than `within_us` after `first` that is its answer, for nothing.
+
+    Returns what is remembered, what is to be repeated from now on, and the decision. Only what was taken is repeated: a
+    refusal took nothing, and asking again may find room.
+    """
+    if first is not None and now_us - first.at_us < within_us:
+        return memory, first, replace(first, repeated=True)
+    memory, decision = take(limits, memory, now_us=now_us, cost=cost, skipped=skipped)
+    took = cost > 0 and any(each.retry_after_us == 0 or each.limit.mode is Mode.OVERAGE for each in decision.standings)
+    return memory, decision if decision.allowed and took else first, decision
 
 
 def refund(  # noqa: PLR0913 # What is remembered, the plan, and what is asked: all of it is input.

@@ -18,6 +18,7 @@ from pydantic_core import ErrorDetails
 from quotas import documents, scopes
 from quotas.addresses import Network, Proxies
 from quotas.errors import ConfigError, Fault
+from quotas.faces import FACES
 from quotas.issuers import (
     DecryptionKeyModel,
     DecryptionKeyModels,
@@ -46,6 +47,16 @@ UNIT_US = {
 }
 """Units of a rate's period, in microseconds. A month has no fixed length: that is a quota."""
 
+_SHORT_UNITS = {"ms": "millisecond", "s": "second", "min": "minute"}
+_DURATION = re.compile(r"([0-9]{1,9})\s*(ms|s|min|milliseconds?|seconds?|minutes?)")
+MIN_WITHIN_US, MAX_WITHIN_US = 1_000, 60_000_000
+"""How long a check can be known again: a millisecond to a minute."""
+
+_OTHER_HEADERS = {"authorization", "x-api-key", "cookie", "x-quotas-cost", "x-forwarded-for"} | {
+    name.decode() for face in FACES for name in (face.method, face.target) if name is not None
+}
+"""What a check is read from, in lower case: none of these can be the id of a request too."""
+
 _RATE = re.compile(r"(-?[0-9_]+)\s*(?:/|\bper\b)\s*(?:([0-9_]+)\s+)?([a-z]+)")
 _QUOTA = re.compile(r"(-?[0-9_]+)\s*(?:/|\bper\b)\s*([a-z]+)")
 _MAX_DIGITS = 19
@@ -72,6 +83,14 @@ class Preflight(Enum):
 
     FREE = "pass"
     CHECK = "check"
+
+
+@dataclass(frozen=True, slots=True)
+class Dedupe:
+    """By which header, in lower case, a check that is sent twice is known, and for how long: whole milliseconds."""
+
+    header: bytes
+    within_us: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +163,7 @@ class Config:
 
     `issuers` are those whose tokens are believed, by their `iss`; `decryption_keys` say where private keys are.
     `places` are where a credential may stand. `anonymous` is the plan of callers without one; None: they are refused.
+    `dedupe` None charges every check, however often it is sent.
     """
 
     source: str
@@ -156,6 +176,7 @@ class Config:
     preflight: Preflight = Preflight.CHECK
     places: Places = ALWAYS
     anonymous: str | None = None
+    dedupe: Dedupe | None = None
 
 
 def parse(text: str, source: str) -> Config:
@@ -269,6 +290,26 @@ def _method(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9!#$%&'*+.^_`|~-]{0,31}", text):
         raise ValueError(f"{text[:40]!r} is no HTTP method")
     return text.upper()
+
+
+def _id_header(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}", name):
+        raise ValueError("must be the name of a header, such as X-Request-ID")
+    if name.lower() in _OTHER_HEADERS:
+        raise ValueError("is a header with a meaning of its own; name one that the gateway sets anew for each request")
+    return name
+
+
+def _within(text: object) -> int:
+    """`5 s`, `500 ms` or `1 minute` in microseconds."""
+    found = _DURATION.fullmatch(text.strip()) if isinstance(text, str) else None
+    if found is None:
+        raise ValueError("a time is written as 5 s, 500 ms or 1 minute")
+    number, unit = found.groups()
+    us = int(number) * UNIT_US[_SHORT_UNITS.get(unit) or unit.removesuffix("s")]
+    if not MIN_WITHIN_US <= us <= MAX_WITHIN_US:
+        raise ValueError("must be between 1 ms and 60 s: checks are sent again at once, and an id may come again later")
+    return us
 
 
 class _Match(_Model):
@@ -402,6 +443,11 @@ class _Anonymous(_Model):
     plan: str | None = None
 
 
+class _Dedupe(_Model):
+    header: Annotated[str, AfterValidator(_id_header)] = "X-Request-ID"
+    within: Annotated[int, BeforeValidator(_within)] = 5 * UNIT_US["second"]
+
+
 class _File(_Model):
     plans: Annotated[dict[_Name, _Plan], Field(min_length=1)]
     clients: dict[Annotated[str, AfterValidator(_client_name)], _Client] = {}
@@ -412,6 +458,7 @@ class _File(_Model):
     preflight: Annotated[Preflight, Field(strict=False)] = Preflight.CHECK
     credentials: _Credentials = _Credentials()
     anonymous: _Anonymous = _Anonymous()
+    dedupe: _Dedupe | None = None
 
     def to_domain(self, source: str) -> Config:
         return Config(
@@ -425,6 +472,7 @@ class _File(_Model):
             anonymous=self.anonymous.plan,
             headers=self.headers,
             preflight=self.preflight,
+            dedupe=None if self.dedupe is None else Dedupe(self.dedupe.header.lower().encode(), self.dedupe.within),
         )
 
 
@@ -446,6 +494,11 @@ def _contradictions(document: Mapping[object, object]) -> list[Fault]:
         plan = holder.get("plan") if isinstance(holder, dict) else None
         if isinstance(plan, str) and isinstance(plans, dict) and plan not in plans:
             faults.append(Fault(f"{path}.plan", f"there is no plan {plan!r} in `plans`"))
+    credentials, dedupe = document.get("credentials"), document.get("dedupe")
+    if isinstance(credentials, dict) and isinstance(dedupe, dict):
+        header, id_header = credentials.get("header"), dedupe.get("header")
+        if isinstance(header, str) and isinstance(id_header, str) and header.lower() == id_header.lower():
+            faults.append(Fault("dedupe.header", "is where `credentials` looks for one; name another header"))
     return faults
 
 
@@ -508,6 +561,7 @@ _PLACES: tuple[tuple[tuple[str, ...], type[BaseModel]], ...] = (
     (("clients", "*"), _Client),
     (("credentials",), _Credentials),
     (("anonymous",), _Anonymous),
+    (("dedupe",), _Dedupe),
     (("issuers", "*"), IssuerModel),
     (("decryption_keys", "*"), DecryptionKeyModel),
 )

@@ -23,12 +23,14 @@ class CheckRequest:
     """One check as the gateway asked it. The credential is left out of the repr; it is empty when there is none.
 
     `target` is the carried request target, byte for byte. `cost` None is not said: the plan's rules decide.
+    `request_id` is by what a check that was sent twice is known; None is by nothing.
     """
 
     credential: bytes = field(repr=False)
     method: str = "GET"
     target: bytes = field(default=b"/", repr=False)
     cost: int | None = None
+    request_id: bytes | None = field(default=None, repr=False)
 
 
 def read(  # noqa: PLR0913 # What was sent, who sent it, and what the configuration makes of both.
@@ -40,18 +42,20 @@ def read(  # noqa: PLR0913 # What was sent, who sent it, and what the configurat
     trusted: bool = False,
     places: Places = ALWAYS,
     optional: bool = False,
+    id_header: bytes | None = None,
 ) -> CheckRequest:
     """The request that these headers make; names are lower case, as ASGI has them.
 
     `method` and `target` are the check request's own, as `faces.find` has them, and stand where the face's headers
     carry none. `X-Quotas-Cost` is believed only from a `trusted` peer and otherwise not looked at. The credential is
     looked for in `places`; a request without one, or with an empty one, is an error unless it is `optional`.
+    `id_header` is what the request's id is read from, none of the headers that are read otherwise; None reads none.
 
     Raises CredentialError with the reason `missing_credential`, `invalid_credential` or
     `ambiguous_credentials`: two headers of one kind, or two that disagree, never choose a client. Raises
-    RequestError with the reason `invalid_request` for a method, path or cost that cannot be read.
+    RequestError with the reason `invalid_request` for a method, path or cost that cannot be read, and for two ids.
     """
-    found = _found(headers, _looked_at(face, places), trusted=trusted)
+    found = _found(headers, _looked_at(face, places, id_header), trusted=trusted)
     credential = places.credential(found)
     if not credential and not optional:
         raise CredentialError("missing_credential")
@@ -63,7 +67,8 @@ def read(  # noqa: PLR0913 # What was sent, who sent it, and what the configurat
     cost = _cost(found[b"x-quotas-cost"]) if trusted and b"x-quotas-cost" in found else None
     if face.target is not None:
         target = found.get(face.target, target)
-    return CheckRequest(credential, carried.decode("ascii"), target, cost)
+    request_id = None if id_header is None else found.get(id_header, b"").strip(b" \t") or None
+    return CheckRequest(credential, carried.decode("ascii"), target, cost, request_id)
 
 
 def is_preflight(headers: Iterable[tuple[bytes, bytes]], face: Face = NATIVE, *, method: str = "GET") -> bool:
@@ -103,9 +108,9 @@ def _found(
 
 
 @lru_cache(64)
-def _looked_at(face: Face, places: Places) -> Mapping[bytes, str]:
+def _looked_at(face: Face, places: Places, id_header: bytes | None) -> Mapping[bytes, str]:
     """The headers that are read, and the reason to refuse a request that has one of them twice."""
-    carriers = (name for name in (face.method, face.target) if name is not None)
+    carriers = (name for name in (face.method, face.target, id_header) if name is not None)
     return {
         **dict.fromkeys((*carriers, b"x-quotas-cost"), "invalid_request"),
         **dict.fromkeys(places.fields(), "ambiguous_credentials"),

@@ -4,7 +4,8 @@ The layouts packed here are described in the header of `lua/take.lua`; the two c
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
@@ -16,12 +17,15 @@ from quotas.errors import StoreUnavailableError
 from quotas.limits import Bucket, Limit, Mode, Per
 from quotas.store import Script, Store
 
-TAKEN, REFUSED, STALE, WINDOWS = 1, 0, -1, -2
+TAKEN, REFUSED, REPEATED_TAKE, STALE, WINDOWS = 1, 0, 2, -1, -2
 GIVEN, REPEATED, GONE = 1, 0, -1
 _BUCKET, _QUOTA = 0, 1
 _MODES = {Mode.ENFORCE: 0, Mode.SHADOW: 1, Mode.OVERAGE: 2}
 HEAD = 26
 """Bytes of a state before its layout."""
+
+_DIGEST = 32
+"""Hexadecimal digits of a digest that tells a client's checks apart for some seconds: 128 bits."""
 
 RECEIPT_MS = 86_400_000
 """How long a refund is remembered by its idempotency key: a day."""
@@ -57,6 +61,11 @@ def state_key(client_id: str, *, test: bool = False) -> str:
 def key_state_key(client_id: str, key_id: str) -> str:
     """The same, for the limits that count per key."""
     return f"q1:{{{client_id}}}:key:{key_id}"
+
+
+def once_key(client_id: str, digest: str) -> str:
+    """What one check was answered, for as long as it may be sent again."""
+    return f"q1:{{{client_id}}}:once:{digest}"
 
 
 def record_key(client_id: str) -> str:
@@ -112,6 +121,11 @@ class PackedPlan:
         self.per_key = PackedLimits([limit for limit in limits if limit.per is Per.KEY])
         self.limits = self.per_client.limits + self.per_key.limits
 
+    @cached_property
+    def fingerprint(self) -> bytes:
+        """Another one for every other set of limits: an answer under these limits means nothing under others."""
+        return sha256(repr(self.limits).encode()).digest()
+
     def packed(self, now_us: int, skipped: frozenset[str]) -> tuple[bytes, ...]:
         """Layout and rules as the scripts take them: of the client's limits, then of the key's if there are any."""
         words = (self.per_client.layout, self.per_client.rules(now_us, skipped))
@@ -120,12 +134,26 @@ class PackedPlan:
         return (*words, self.per_key.layout, self.per_key.rules(now_us, skipped))
 
 
+@dataclass(frozen=True, slots=True)
+class Once:
+    """That a take may be asked twice: for `within_us`, whole milliseconds, the same `digest` is the same take."""
+
+    digest: str
+    within_us: int
+
+    @classmethod
+    def of(cls, within_us: int, *parts: bytes) -> "Once":
+        """Of everything that makes a take the same; the length before each part keeps two lists from meeting."""
+        digest = sha256(b"".join(b"%d:%b" % (len(part), part) for part in parts)).hexdigest()
+        return cls(digest[:_DIGEST], within_us)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Take:
     """What one take asks. `now_us` picks the calendar windows; the server's clock decides unless `own_clock`.
 
     `generation` 0 is for a state that no client's record belongs to. `test` takes from the state of the client's test
-    keys.
+    keys. `once` None is a take that is never the same as another.
     """
 
     client_id: str
@@ -136,6 +164,7 @@ class Take:
     own_clock: bool = False
     test: bool = False
     skipped: frozenset[str] = frozenset()
+    once: Once | None = None
 
 
 async def take(store: Store, plan: PackedPlan, asked: Take) -> Decision | None:
@@ -233,7 +262,15 @@ def take_words(plan: PackedPlan, asked: Take, now_us: int) -> tuple[tuple[str, .
     keys: tuple[str, ...] = (state_key(asked.client_id, test=asked.test), record_key(asked.client_id))
     if plan.per_key.limits:
         keys += (key_state_key(asked.client_id, asked.key_id),)
-    return keys, (asked.generation, asked.cost, _clock(asked), *plan.packed(now_us, asked.skipped))
+    words: tuple[bytes | str | int, ...] = (
+        asked.generation,
+        asked.cost,
+        _clock(asked),
+        *plan.packed(now_us, asked.skipped),
+    )
+    if asked.once is None:
+        return keys, words
+    return (*keys, once_key(asked.client_id, asked.once.digest)), (*words, asked.once.within_us)
 
 
 def _clock(asked: Take | Refund) -> str:
@@ -255,5 +292,5 @@ def decision_of(plan: PackedPlan, asked: Take, reply: list[int]) -> Decision:
         for limit, left, reset, retry in zip(matched, numbers, numbers, numbers, strict=True)
     ]
     decision = Decision.of(reply[1], standings)
-    assert decision.allowed == (reply[0] == TAKEN), "the script and the decision agree on who may pass"
-    return decision
+    assert decision.allowed == (reply[0] != REFUSED), "the script and the decision agree on who may pass"
+    return replace(decision, repeated=True) if reply[0] == REPEATED_TAKE else decision

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from quotas.decisions import Decision
 from quotas.limits import Limit
-from quotas.scripts import PackedPlan, Take, record_key, state_key, take
+from quotas.scripts import Once, PackedPlan, Take, record_key, state_key, take
 from quotas.store import Store
 
 T = TypeVar("T")
@@ -31,7 +31,7 @@ class Taker:
     async def register(self) -> None:
         await self.store.call("HSET", record_key(self.client_id), "generation", self.generation)
 
-    async def take(
+    async def take(  # noqa: PLR0913 # Each is a part of what is asked, or left out.
         self,
         limits: Sequence[Limit] | PackedPlan,
         *,
@@ -39,6 +39,7 @@ class Taker:
         cost: int = 1,
         skipped: frozenset[str] = frozenset(),
         key_id: str = "key_test",
+        once: Once | None = None,
     ) -> Decision:
         """A take at the test's own time; 0 is the server's time."""
         asked = Take(
@@ -49,6 +50,7 @@ class Taker:
             now_us=now_us,
             own_clock=now_us != 0,
             skipped=skipped,
+            once=once,
         )
         plan = limits if isinstance(limits, PackedPlan) else PackedPlan(limits)
         decision = await take(self.store, plan, asked)

@@ -10,8 +10,11 @@ from hypothesis import strategies as st
 
 import quotas
 from quotas.errors import ConfigError
+from quotas.faces import FACES
 from quotas.limits import Bucket, Limit, Mode, Per, Quota, Window
-from quotas.plans import Config, HeaderStyle, Preflight, StoreErrorPolicy, parse, parse_quota, parse_rate
+from quotas.places import ALWAYS
+from quotas.plans import Config, Dedupe, HeaderStyle, Preflight, StoreErrorPolicy, parse, parse_quota, parse_rate
+from quotas.requests import _looked_at
 
 SECOND = 1_000_000
 HOUR = 3_600 * SECOND
@@ -53,6 +56,31 @@ class TestReading:
     def test_preflights_are_checked_unless_they_are_to_pass(self, preflight: Preflight) -> None:
         assert parse(of_limit("{rate: 5/day}"), "test").preflight is Preflight.CHECK
         assert parse(of_limit("{rate: 5/day}") + f"preflight: {preflight.value}", "test").preflight is preflight
+
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ("{}", Dedupe(b"x-request-id", 5 * SECOND)),
+            ("{header: X-Trace, within: 500 ms}", Dedupe(b"x-trace", SECOND // 2)),
+            ("{within: 1ms}", Dedupe(b"x-request-id", 1_000)),
+            ("{within: 2 seconds}", Dedupe(b"x-request-id", 2 * SECOND)),
+            ("{within: 1 minute}", Dedupe(b"x-request-id", 60 * SECOND)),
+            ("{within: 1 min}", Dedupe(b"x-request-id", 60 * SECOND)),
+        ],
+    )
+    def test_how_checks_that_are_sent_twice_are_known(self, text: str, expected: Dedupe) -> None:
+        assert parse(of_limit("{rate: 5/day}"), "test").dedupe is None
+        assert parse(of_limit("{rate: 5/day}") + f"dedupe: {text}", "test").dedupe == expected
+
+    @pytest.mark.parametrize("name", sorted({name for face in FACES for name in _looked_at(face, ALWAYS, None)}))
+    def test_no_header_that_is_read_otherwise_can_be_the_id(self, name: bytes) -> None:
+        path, message = only_fault(of_limit("{rate: 5/day}") + f"dedupe: {{header: {name.decode().title()}}}")
+        assert path == "dedupe.header"
+        assert "a meaning of its own" in message
+
+    def test_the_id_is_no_place_of_a_credential(self) -> None:
+        text = of_limit("{rate: 5/day}") + "credentials: {header: X-My-Key}\ndedupe: {header: x-my-key}"
+        assert only_fault(text) == ("dedupe.header", "is where `credentials` looks for one; name another header")
 
     @pytest.mark.parametrize("style", HeaderStyle)
     def test_headers_are_of_one_style(self, style: HeaderStyle) -> None:
@@ -311,6 +339,15 @@ class TestFaults:
             (f"plans: {{{'x' * 65}: {{limits: {{a: {{rate: 5/day}}}}}}}}", f"plans.{'x' * 65}", "1 to 64"),
             (of_limit("{rate: 5/day}") + "    on_store_error: maybe", "plans.free.on_store_error", "'allow'"),
             (of_limit("{rate: 5/day}") + "preflight: true", "preflight", "'pass' or 'check' (given: True)"),
+            (of_limit("{rate: 5/day}") + "dedupe: yes", "dedupe", "must be a mapping of fields (given: True)"),
+            (of_limit("{rate: 5/day}") + "dedupe: {heder: X-Id}", "dedupe.heder", "did you mean `header`?"),
+            (of_limit("{rate: 5/day}") + "dedupe: {header: X Id}", "dedupe.header", "the name of a header"),
+            (of_limit("{rate: 5/day}") + "dedupe: {header: ''}", "dedupe.header", "the name of a header"),
+            (of_limit("{rate: 5/day}") + "dedupe: {within: 5}", "dedupe.within", "written as 5 s, 500 ms or 1 minute"),
+            (of_limit("{rate: 5/day}") + "dedupe: {within: 5 h}", "dedupe.within", "written as 5 s, 500 ms"),
+            (of_limit("{rate: 5/day}") + "dedupe: {within: -5 s}", "dedupe.within", "written as 5 s, 500 ms"),
+            (of_limit("{rate: 5/day}") + "dedupe: {within: 0 s}", "dedupe.within", "between 1 ms and 60 s"),
+            (of_limit("{rate: 5/day}") + "dedupe: {within: 61 s}", "dedupe.within", "between 1 ms and 60 s"),
             (of_limit("{rate: 5/day}") + "headers: draft-11", "headers", "'draft', 'legacy' or 'both'"),
             (of_limit("{rate: 5/day}") + "headers: [draft]", "headers", "'draft', 'legacy' or 'both'"),
             (

@@ -266,3 +266,31 @@ OPTIONS = (b"x-forwarded-method", b"OPTIONS")
 )
 def test_what_a_preflight_is(headers: Headers, face: Face, method: str, *, expected: bool) -> None:
     assert is_preflight(headers, face, method=method) is expected
+
+
+ID = b"x-request-id"
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ([], None),
+        ([(ID, b"")], None),
+        ([(ID, b" \t")], None),
+        ([(ID, b" a b ")], b"a b"),
+        ([(ID, b"a,a")], b"a,a"),
+        ([(ID, b"\xff")], b"\xff"),
+        ([(b"x-other", b"a")], None),
+    ],
+)
+def test_a_request_s_id_is_read_where_it_is_asked_for(headers: Headers, expected: bytes | None) -> None:
+    assert read([api_key(K), *headers], id_header=ID).request_id == expected
+    assert read([api_key(K), *headers]).request_id is None
+
+
+def test_two_ids_are_malformed_where_they_are_read() -> None:
+    headers = [api_key(K), (ID, b"a"), (ID, b"a")]
+    with pytest.raises(RequestError) as caught:
+        read(headers, id_header=ID)
+    assert caught.value.reason == "invalid_request"
+    assert read(headers).request_id is None

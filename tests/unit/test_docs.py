@@ -44,7 +44,9 @@ def test_every_command_that_the_readme_shows_exists() -> None:
         assert any(line == name or line.startswith(name + " ") for name in known), line
 
 
-@pytest.mark.parametrize("name", ["serve", "replay", "explain", "refund", "audit", "clients", "keys", "check-config"])
+@pytest.mark.parametrize(
+    "name", ["serve", "replay", "explain", "refund", "audit", "clients", "keys", "check-config", "gateway"]
+)
 def test_every_command_is_told_of(name: str) -> None:
     assert any(each.split()[0] == name for each in commands())
     assert f"quotas {name}" in README

@@ -1,0 +1,48 @@
+"""An ordinary HTTP client that sends exactly the lines it is told to."""
+
+import http.client
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+
+from e2e.processes import PATIENCE_S
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer; header names are in lower case."""
+
+    status: int
+    headers: list[tuple[str, str]]
+    body: bytes
+
+    def all(self, name: str) -> list[str]:
+        """The values of a header, a line each."""
+        return [value for each, value in self.headers if each == name]
+
+    def one(self, name: str) -> str:
+        """The value of a header that stands exactly once."""
+        (value,) = self.all(name)
+        return value
+
+
+def ask(
+    port: int,
+    target: str = "/",
+    headers: Sequence[tuple[str, str]] = (),
+    *,
+    method: str = "GET",
+    body: bytes | Iterable[bytes] | None = None,
+) -> Reply:
+    """One request on a connection of its own. A body in pieces is sent chunked."""
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)) as connection:
+        connection.putrequest(method, target, skip_accept_encoding=True)
+        for name, value in headers:
+            connection.putheader(name, value)
+        if isinstance(body, bytes):
+            connection.putheader("Content-Length", str(len(body)))
+        elif body is not None:
+            connection.putheader("Transfer-Encoding", "chunked")
+        connection.endheaders(body, encode_chunked=not isinstance(body, bytes) and body is not None)
+        response = connection.getresponse()
+        return Reply(response.status, [(name.lower(), value) for name, value in response.getheaders()], response.read())

@@ -1,0 +1,121 @@
+"""What is answered while the check service, or its store, is not there."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+
+from e2e.processes import until
+
+from quotas.gateway import Gateway
+
+from .client import Reply
+from .conftest import Service, Stand, Stands
+from .programs import CLOSED, OPEN, RUN, running
+from .road import road
+from .test_answers import FORGED, identity, problem, without_empty
+from .test_requests import DIGEST, MEGABYTE
+from .upstream import BODY
+
+DEFAULT_MS = "250"
+
+
+@contextmanager
+def cut(stand: Stand) -> Iterator[None]:
+    """Nobody listens where the gateway looks for the service."""
+    stand.road.close()
+    try:
+        yield
+    finally:
+        stand.road.open()
+
+
+def is_unavailable(reply: Reply) -> bool:
+    """Whether this is the answer that is documented for a closed gateway, or a plan that denies."""
+    assert reply.status == 503, reply
+    assert int(reply.one("retry-after")) >= 1
+    assert problem(reply)["reason"] == "store_unavailable"
+    return reply.all("x-quotas-reason") == ["store_unavailable"]
+
+
+def test_closed_is_503_and_service_comes_back(service: Service, stand: Stand) -> None:
+    _, key = service.client("wide")
+    with cut(stand):
+        for method in ("GET", "POST"):
+            reply, received = stand.ask("/", ("X-API-Key", key), method=method)
+            assert is_unavailable(reply)
+            assert received is None
+    until(lambda: stand.ask("/", ("X-API-Key", key))[0].status == 200)
+
+
+def test_open_lets_through_whom_nobody_knows(service: Service, open_stand: Stand) -> None:
+    _, key = service.client("wide")
+    with cut(open_stand):
+        reply, received = open_stand.ask("/up", ("X-API-Key", key), *FORGED, method="POST", body=MEGABYTE)
+        assert (reply.status, reply.body, reply.all("ratelimit")) == (200, BODY, [])
+        assert received is not None
+        assert without_empty(identity(received)) == {}
+        assert received.body_digest == DIGEST
+        assert not [value for _, value in received.headers if key in value]
+    until(lambda: open_stand.ask("/", ("X-API-Key", "bad"))[0].status == 401)
+
+
+def test_an_upstream_that_is_down_is_not_taken_for_the_service(
+    gateway: Gateway, service: Service, stands: Stands
+) -> None:
+    """Also in an open gateway: the request was checked, and failed behind that."""
+    _, key = service.client("wide")
+    with ExitStack() as stack:
+        nobody = stack.enter_context(road(stands.loop, service.port))
+        nobody.close()
+        for variant in (CLOSED, OPEN):
+            way = stack.enter_context(road(stands.loop, service.port))
+            made = running(gateway, stands.new_folder(), *variant, upstream=nobody.port, check=way.port)
+            stand = Stand(stack.enter_context(made), way, stands.upstream)
+            reply, _ = stand.ask("/", ("X-API-Key", key))
+            assert reply.status in {502, 503}
+            assert reply.all("x-quotas-reason") == []
+            assert len(way.requests(key)) == 1
+
+
+def test_a_service_that_does_not_answer_is_asked_once(gateway: Gateway, stands: Stands) -> None:
+    """With the timeouts that are printed by default."""
+    with ExitStack() as stack:
+        silent = stack.enter_context(road(stands.loop, None))
+        folder = stands.new_folder()
+        made = running(gateway, folder, upstream=stands.upstream.port, check=silent.port, timeout_ms=DEFAULT_MS)
+        stand = Stand(stack.enter_context(made), silent, stands.upstream)
+        reply, received = stand.ask("/", ("X-API-Key", "some-key"))
+        assert is_unavailable(reply)
+        assert received is None
+        assert len(silent.requests("some-key")) == 1
+
+
+def test_a_store_that_stalls_is_answered_as_the_plan_says(service: Service, stands: Stands) -> None:
+    """And soon after it goes on, so does everything else. All gateways at once: each answer waits for the store."""
+    keys = {plan: service.client(plan)[1] for plan in ("wide", "lenient")}
+    found = {(gateway, variant): stands.get(gateway, variant) for gateway in RUN for variant in (CLOSED, OPEN)}
+    for stand in found.values():  # The service remembers both clients from here on.
+        assert [stand.ask("/", ("X-API-Key", key))[0].status for key in keys.values()] == [200, 200]
+    with ThreadPoolExecutor(2 * len(found)) as pool, service.stalled_store():
+        replies = {
+            (*of, plan): pool.submit(stand.ask, "/", ("X-API-Key", key), *FORGED)
+            for of, stand in found.items()
+            for plan, key in keys.items()
+        }
+        for (gateway, variant, plan), future in replies.items():
+            reply, received = future.result()
+            if plan == "wide" and (gateway, variant) != (Gateway.ENVOY, OPEN):
+                assert is_unavailable(reply)
+                assert received is None
+                continue
+            # An open Envoy takes the 503 of a plan that denies for a service that is down: no degraded answer there.
+            degraded = ["1"] if plan == "lenient" else []
+            assert (reply.status, reply.body, reply.all("ratelimit")) == (200, BODY, [])
+            assert reply.all("x-quotas-degraded") == degraded
+            assert received is not None
+            assert received.all("x-quotas-degraded") == degraded
+    until(
+        lambda: all(
+            stand.ask("/", ("X-API-Key", key))[0].all("ratelimit") for stand in found.values() for key in keys.values()
+        )
+    )

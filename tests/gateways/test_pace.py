@@ -1,0 +1,48 @@
+"""Many requests through gateways: how often the service is connected to, and what waiting for Retry-After brings."""
+
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+
+from quotas.gateway import Gateway
+
+from .conftest import Service, Stand, Stands
+from .programs import RUN
+
+KEPT = 32
+"""Idle connections that the printed nginx.conf keeps for each worker process."""
+
+
+def test_a_thousand_checks_take_no_more_than_the_kept_connections(service: Service, stands: Stands) -> None:
+    """Half of them refused: a refusal with a body would cost nginx its connection."""
+    stand = stands.get(Gateway.NGINX)
+    _, key = service.client("half")
+    before = stand.road.connections
+
+    def some(_: int) -> Counter[int]:
+        return Counter(stand.ask("/", ("X-API-Key", key))[0].status for _ in range(250))
+
+    with ThreadPoolExecutor(4) as pool:
+        statuses = sum(pool.map(some, range(4)), Counter[int]())
+    assert statuses == {200: 500, 429: 500}
+    assert stand.road.connections - before <= KEPT
+
+
+def test_who_waits_for_retry_after_is_never_refused_twice_in_a_row(service: Service, stands: Stands) -> None:
+    found = [stands.get(gateway) for gateway in RUN]
+
+    def ten(stand: Stand) -> list[int]:
+        _, key = service.client("paced")
+        statuses = []
+        for _ in range(10):
+            reply, _ = stand.ask("/", ("X-API-Key", key))
+            statuses.append(reply.status)
+            if reply.status == 429:
+                time.sleep(int(reply.one("retry-after")))  # What the test is about.
+        return statuses
+
+    with ThreadPoolExecutor(len(found)) as pool:
+        for statuses in pool.map(ten, found):
+            assert set(statuses) == {200, 429}
+            assert (429, 429) not in list(pairwise(statuses))

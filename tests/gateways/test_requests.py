@@ -1,0 +1,110 @@
+"""Requests of every kind: each is right in every gateway, and the check is about what the upstream gets."""
+
+import hashlib
+
+import pytest
+
+from .conftest import Service, Stand
+from .test_answers import carried_target, identity, without_empty
+from .upstream import BODY
+
+MEGABYTE = bytes(range(256)) * 4096
+DIGEST = hashlib.sha256(MEGABYTE).hexdigest()
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH"])
+def test_a_body_goes_to_the_upstream_and_nowhere_else(service: Service, stand: Stand, method: str) -> None:
+    name, key = service.client("wide")
+    reply, received = stand.ask("/up", ("X-API-Key", key), method=method, body=MEGABYTE)
+    assert (reply.status, reply.body) == (200, BODY)
+    assert received is not None
+    assert (received.method, received.body_length, received.body_digest) == (method, len(MEGABYTE), DIGEST)
+    assert received.all("x-quotas-client") == [name]
+    assert len(stand.road.requests(key)) == 1
+    assert MEGABYTE[:256] not in b"".join(stand.road.asked)
+
+
+def test_a_chunked_body_does_too(service: Service, stand: Stand) -> None:
+    _, key = service.client("wide")
+    pieces = (MEGABYTE[at : at + 65_536] for at in range(0, len(MEGABYTE), 65_536))
+    reply, received = stand.ask("/up", ("X-API-Key", key), method="POST", body=pieces)
+    assert reply.status == 200
+    assert received is not None
+    assert (received.body_length, received.body_digest) == (len(MEGABYTE), DIGEST)
+    assert MEGABYTE[:256] not in b"".join(stand.road.asked)
+
+
+def test_a_refused_body_goes_nowhere(stand: Stand) -> None:
+    reply, received = stand.ask("/up", method="POST", body=b"0" * 1000)
+    assert (reply.status, received) == (401, None)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE", "OPTIONS"])
+def test_a_method_stays_what_it_is(service: Service, stand: Stand, method: str) -> None:
+    _, key = service.client("three")
+    for _ in range(3):
+        reply, received = stand.ask("/", ("X-API-Key", key), method=method)
+        assert (reply.status, reply.body) == (200, b"" if method == "HEAD" else BODY)
+        assert received is not None
+        assert received.method == method
+    reply, received = stand.ask("/", ("X-API-Key", key), method=method)
+    assert (reply.status, received) == (429, None)
+    assert bool(reply.body) == (method != "HEAD")
+    assert reply.one("retry-after")
+
+
+def test_a_preflight_passes_without_a_credential_and_without_a_charge(service: Service, stand: Stand) -> None:
+    """Where the plan file says `preflight: pass`. A plain OPTIONS is a request like any other."""
+    _, key = service.client("three")
+    preflight = (("Origin", "https://page.example"), ("Access-Control-Request-Method", "PUT"))
+    for headers in ((), (("X-API-Key", key),)):
+        for _ in range(4):
+            reply, received = stand.ask("/", *headers, *preflight, method="OPTIONS")
+            assert reply.status == 200
+            assert received is not None
+            assert received.all("access-control-request-method") == ["PUT"]
+            assert without_empty(identity(received)) == {}
+    assert stand.ask("/", ("X-API-Key", key))[0].one("x-ratelimit-remaining") == "2"
+    assert stand.ask("/", method="OPTIONS")[0].status == 401
+
+
+TARGETS = [
+    "/",
+    "/a%2Fb//c?q=1&x=%20y",
+    "/%E2%82%AC",
+    "/%e2%82%ac",
+    "/a/./b/../c",
+    "/a/%2e%2E/c",
+    "/a;v=1/b;w=2",
+    "/a+b%2Bc",
+    "/[a]|^{b}",
+    "/a%25b",
+    "/~a/!$&'()*,=:@",
+    "//a///b/",
+    "/a?",
+    "/a?b?c=/../d",
+    "/a?q=%2F%26;+",
+]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_check_is_about_the_path_that_the_upstream_gets(service: Service, stand: Stand, target: str) -> None:
+    _, key = service.client("wide")
+    reply, received = stand.ask(target, ("X-API-Key", key))
+    asked = stand.road.requests(key)
+    if reply.status == 400 and not asked:
+        assert received is None, "a gateway may refuse a path by itself, and then it goes nowhere"
+        return
+    assert reply.status == 200
+    assert received is not None
+    assert [carried_target(stand.running.gateway, each).decode() for each in asked] == [received.target]
+
+
+@pytest.mark.parametrize(
+    "target", ["/held/it", "/held/it?x=/../y", "/%68eld/i%74", "/x/../held/it", "//held//it", "/held/./it"]
+)
+def test_no_spelling_of_a_path_passes_its_limit(service: Service, stand: Stand, target: str) -> None:
+    _, key = service.client("held")
+    replies = [stand.ask(target, ("X-API-Key", key))[0] for _ in range(2)]
+    assert [reply.status for reply in replies] == [200, 429]
+    assert stand.ask("/free", ("X-API-Key", key))[0].status == 200

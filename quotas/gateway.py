@@ -73,7 +73,10 @@ class Options:
 
 
 def url(text: str) -> Address:
-    """The address in `http://HOST[:PORT]`. Raises ValueError; the message does not repeat what was given."""
+    """The address in `http://HOST[:PORT]`. Raises ValueError; the message does not repeat what was given.
+
+    `localhost` becomes 127.0.0.1: nginx, asked once, would ask ::1 every other time, where most things do not listen.
+    """
     said = "must be http://HOST or http://HOST:PORT"
     if not text.startswith("http://"):
         raise ValueError(f"{said}; TLS to it is yours to put into the printed file")
@@ -84,7 +87,8 @@ def url(text: str) -> Address:
         raise ValueError(said) from error
     if parts.username is not None or parts.path not in {"", "/"} or parts.query or parts.fragment:
         raise ValueError(f"{said}, with no user, path, query or fragment")
-    return _address(text.removeprefix("http://").removesuffix("/"), said, 80 if port is None else port)
+    address = _address(text.removeprefix("http://").removesuffix("/"), said, 80 if port is None else port)
+    return Address("127.0.0.1", address.port) if address.host.lower() == "localhost" else address
 
 
 def listener(text: str) -> Address:

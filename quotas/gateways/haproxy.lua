@@ -1,12 +1,7 @@
 -- Asks quotas about one request, for HAProxy. Printed by `quotas gateway haproxy --lua`; haproxy.cfg loads it.
 --
--- Allowed: sets txn.quotas_client, _plan, _subject, _degraded and the rate limit fields, those that were answered.
--- Refused: ends the request with the answer of quotas.
-%% if fail_open
--- Quotas did not answer: sets nothing, and the request goes on.
-%% else
--- Quotas did not answer: ends the request with 503 and Retry-After.
-%% end
+-- Allowed: sets txn.quotas_allowed, and txn.quotas_client, _plan, _subject, _degraded and the rate limit fields as
+-- far as they were answered. Refused: ends the request with the answer of quotas. Not answered: sets nothing.
 
 local CHECK = "abns@quotas-check-<<listen_port>>"
 local PATIENCE_MS = <<patience_ms>> -- The listener at CHECK gives up before.
@@ -36,9 +31,12 @@ local function ask(txn)
     local sent = txn.http:req_get_headers()
     local headers = {
         ["host"] = { "quotas" },
+        -- On a kept connection HAProxy hides that a server was lost, and this client would ask once more.
+        ["connection"] = { "close" },
         ["x-forwarded-for"] = { txn.sf:src() },
         ["x-forwarded-method"] = { txn.sf:method() },
         ["x-forwarded-uri"] = { txn.sf:pathq() },
+        ["x-request-id"] = { txn.sf:uuid() },
     }
     for _, name in ipairs(ASKED) do
         if sent[name] then
@@ -71,21 +69,6 @@ local function refuse(txn, answer)
     end
     txn:done(reply)
 end
-%% if fail_open
-%% else
-
-local DOWN = {
-    status = 503,
-    headers = {
-        ["retry-after"] = { [0] = "1" },
-        ["cache-control"] = { [0] = "no-store" },
-        ["content-type"] = { [0] = "application/problem+json" },
-        ["x-quotas-reason"] = { [0] = "store_unavailable" },
-    },
-    body = '{"type":"https://iana.org/assignments/http-problem-types#temporary-reduced-capacity",'
-        .. '"title":"Limits cannot be checked at the moment","status":503,"reason":"store_unavailable"}',
-}
-%% end
 
 core.register_action("quotas_check", { "http-req" }, function(txn)
     local answer = ask(txn)
@@ -93,12 +76,8 @@ core.register_action("quotas_check", { "http-req" }, function(txn)
     if answer and answer.status == 200 then
         keep(txn, headers, IDENTITY)
         keep(txn, headers, RATE_LIMIT)
+        txn:set_var("txn.quotas_allowed", true)
     elseif headers["x-quotas-reason"] then -- On every refusal of quotas; what answers in its place has none.
         refuse(txn, answer)
-%% if fail_open
-%% else
-    else
-        refuse(txn, DOWN)
-%% end
     end
 end, 0)

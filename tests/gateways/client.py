@@ -1,6 +1,7 @@
 """An ordinary HTTP client that sends exactly the lines it is told to."""
 
 import http.client
+import socket
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -44,5 +45,23 @@ def ask(
         elif body is not None:
             connection.putheader("Transfer-Encoding", "chunked")
         connection.endheaders(body, encode_chunked=not isinstance(body, bytes) and body is not None)
-        response = connection.getresponse()
-        return Reply(response.status, [(name.lower(), value) for name, value in response.getheaders()], response.read())
+        return _reply(connection.getresponse())
+
+
+def say(port: int, head: str, body: bytes = b"") -> Reply:
+    """One request of these lines as they are; a body is sent once the other side has said to go on."""
+    with socket.create_connection(("127.0.0.1", port), PATIENCE_S) as connection:
+        connection.sendall(head.replace("\n", "\r\n").encode("latin-1") + b"\r\n\r\n")
+        if body:
+            said = b""
+            while not said.endswith(b"\r\n\r\n"):
+                said += connection.recv(1) or b"\r\n\r\n"
+            assert said.startswith(b"HTTP/1.1 100"), said
+            connection.sendall(body)
+        with closing(http.client.HTTPResponse(connection)) as response:
+            response.begin()
+            return _reply(response)
+
+
+def _reply(response: http.client.HTTPResponse) -> Reply:
+    return Reply(response.status, [(name.lower(), value) for name, value in response.getheaders()], response.read())

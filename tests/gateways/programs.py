@@ -103,14 +103,15 @@ def free_port() -> int:
 
 @contextmanager
 def running(
-    gateway: Gateway, folder: Path, *options: str, upstream: int, check: int, timeout_ms: str = PATIENT_MS
+    gateway: Gateway, folder: Path, *options: str, upstream: int, check: int, lua: str = ""
 ) -> Iterator[Running]:
-    """A gateway with the printed configuration, in front of these ports."""
+    """A gateway with the printed configuration, in front of these ports. `lua` stands in for HAProxy's Lua file."""
     port = free_port()
     addresses = ["--upstream", f"http://127.0.0.1:{upstream}", "--check", f"http://127.0.0.1:{check}"]
-    file = configure(
-        gateway, folder, *addresses, "--listen", f"127.0.0.1:{port}", "--check-timeout-ms", timeout_ms, *options
-    )
+    listen = ["--listen", f"127.0.0.1:{port}"]
+    file = configure(gateway, folder, *addresses, *listen, "--check-timeout-ms", PATIENT_MS, *options)
+    if lua:
+        (folder / "quotas.lua").write_text(lua, "utf-8")
     log = folder / "log"
     with log.open("wb") as output:
         process = subprocess.Popen(

@@ -27,6 +27,7 @@ FORGED = [
     ("X-Original-Method", "OPTIONS"),
     ("X-Original-URI", "/free"),
     ("X-Original-URL", "/free"),
+    ("X-Request-ID", "chosen-by-the-client"),
 ]
 
 
@@ -132,6 +133,8 @@ def test_only_what_a_check_is_about_goes_to_the_service(service: Service, stand:
     (address,) = (value for name, value in fields if name == b"x-forwarded-for")
     assert is_here(address.decode())
     assert not [name for name, _ in fields if name.startswith((b"x-quotas", b"x_quotas")) or name == b"cookie"]
+    assert len([value for name, value in fields if name == b"x-request-id"]) == 1
+    assert b"chosen-by-the-client" not in asked, "whoever names a check could have it taken for one that was made"
     carried = carried_target(stand.running.gateway, asked)
     assert carried == b"/paid?a=b"
     assert [value for name, value in fields if name in {b"content-length", b"transfer-encoding"}] in ([], [b"0"])

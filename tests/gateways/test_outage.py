@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 
+import pytest
 from e2e.processes import until
 
 from quotas.gateway import Gateway
@@ -14,7 +15,7 @@ from .programs import CLOSED, OPEN, RUN, running
 from .road import road
 from .test_answers import FORGED, identity, problem, without_empty
 from .test_requests import DIGEST, MEGABYTE
-from .upstream import BODY
+from .upstream import BODY, Received
 
 DEFAULT_MS = "250"
 
@@ -77,17 +78,63 @@ def test_an_upstream_that_is_down_is_not_taken_for_the_service(
             assert len(way.requests(key)) == 1
 
 
-def test_a_service_that_does_not_answer_is_asked_once(gateway: Gateway, stands: Stands) -> None:
+@pytest.mark.parametrize("variant", [CLOSED, OPEN], ids=["closed", "open"])
+def test_a_service_that_does_not_answer_is_asked_once(
+    gateway: Gateway, variant: tuple[str, ...], stands: Stands
+) -> None:
     """With the timeouts that are printed by default."""
     with ExitStack() as stack:
         silent = stack.enter_context(road(stands.loop, None))
         folder = stands.new_folder()
-        made = running(gateway, folder, upstream=stands.upstream.port, check=silent.port, timeout_ms=DEFAULT_MS)
+        options = ("--check-timeout-ms", DEFAULT_MS, *variant)
+        made = running(gateway, folder, *options, upstream=stands.upstream.port, check=silent.port)
         stand = Stand(stack.enter_context(made), silent, stands.upstream)
-        reply, received = stand.ask("/", ("X-API-Key", "some-key"))
+        is_as_documented(variant, *stand.ask("/", ("X-API-Key", "some-key")))
+        assert len(silent.requests("some-key")) == 1
+
+
+@pytest.mark.parametrize("variant", [CLOSED, OPEN], ids=["closed", "open"])
+def test_a_service_that_is_lost_over_a_check_is_asked_once(
+    gateway: Gateway, variant: tuple[str, ...], service: Service, stands: Stands
+) -> None:
+    """It may have taken the units: asking again could charge twice."""
+    stand = stands.get(gateway, variant)
+    _, key = service.client("wide")
+    assert [stand.ask("/", ("X-API-Key", key))[0].status for _ in range(3)] == [200] * 3  # A connection is kept.
+    stand.road.drops = True
+    try:
+        is_as_documented(variant, *stand.ask("/", ("X-API-Key", key)))
+    finally:
+        stand.road.drops = False
+    lost = stand.road.requests(key)[3:]
+    if gateway is Gateway.CADDY:  # It asks again when a kept connection breaks: `dedupe` knows both for one.
+        assert len(lost) == 2
+        assert len({line for head in lost for line in head.split(b"\r\n") if line.startswith(b"X-Request-Id: ")}) == 1
+    else:
+        assert len(lost) == 1
+    until(lambda: stand.ask("/", ("X-API-Key", key))[0].all("ratelimit") != [])
+
+
+@pytest.mark.parametrize("variant", [CLOSED, OPEN], ids=["closed", "open"])
+def test_a_lua_file_that_fails_is_no_answer(variant: tuple[str, ...], service: Service, stands: Stands) -> None:
+    """HAProxy goes on after an action that failed."""
+    failing = 'core.register_action("quotas_check", { "http-req" }, function(txn) error("failed") end, 0)'
+    folder, way = stands.new_folder(), stands.get(Gateway.HAPROXY).road
+    made = running(Gateway.HAPROXY, folder, *variant, upstream=stands.upstream.port, check=service.port, lua=failing)
+    with made as started:
+        stand = Stand(started, way, stands.upstream)
+        is_as_documented(variant, *stand.ask("/"))
+
+
+def is_as_documented(variant: tuple[str, ...], reply: Reply, received: Received | None) -> None:
+    """503 behind a closed gateway, and through to the upstream behind an open one."""
+    if variant == CLOSED:
         assert is_unavailable(reply)
         assert received is None
-        assert len(silent.requests("some-key")) == 1
+    else:
+        assert (reply.status, reply.body) == (200, BODY)
+        assert received is not None
+        assert without_empty(identity(received)) == {}
 
 
 def test_a_store_that_stalls_is_answered_as_the_plan_says(service: Service, stands: Stands) -> None:

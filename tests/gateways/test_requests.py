@@ -1,12 +1,14 @@
 """Requests of every kind: each is right in every gateway, and the check is about what the upstream gets."""
 
 import hashlib
+import re
 
 import pytest
 
+from .client import say
 from .conftest import Service, Stand
 from .test_answers import carried_target, identity, without_empty
-from .upstream import BODY
+from .upstream import BODY, TRACE
 
 MEGABYTE = bytes(range(256)) * 4096
 DIGEST = hashlib.sha256(MEGABYTE).hexdigest()
@@ -37,6 +39,16 @@ def test_a_chunked_body_does_too(service: Service, stand: Stand) -> None:
 def test_a_refused_body_goes_nowhere(stand: Stand) -> None:
     reply, received = stand.ask("/up", method="POST", body=b"0" * 1000)
     assert (reply.status, received) == (401, None)
+
+
+def test_a_body_that_waits_to_be_asked_for(service: Service, stand: Stand) -> None:
+    """Expect: 100-continue (RFC 9110, section 10.1.1), as curl sends it before a large body."""
+    _, key = service.client("wide")
+    lines = ["POST /up HTTP/1.1", "Host: here", "Expect: 100-continue", f"Content-Length: {len(MEGABYTE)}"]
+    trace = f"waiting-{stand.running.port}"
+    reply = say(stand.running.port, "\n".join([*lines, f"X-API-Key: {key}", f"{TRACE}: {trace}"]), MEGABYTE)
+    assert reply.status == 200
+    assert stand.upstream.received[trace].body_digest == DIGEST
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE", "OPTIONS"])
@@ -84,20 +96,40 @@ TARGETS = [
     "/a?",
     "/a?b?c=/../d",
     "/a?q=%2F%26;+",
+    "/a#b",
+    "/a\\..\\b",
+    "/caf\xc3\xa9",
+    "http://elsewhere/held/a?b",
+    "http://elsewhere",
+    "http://elsewhere?a",
+    "*",
 ]
 
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_the_check_is_about_the_path_that_the_upstream_gets(service: Service, stand: Stand, target: str) -> None:
     _, key = service.client("wide")
-    reply, received = stand.ask(target, ("X-API-Key", key))
-    asked = stand.road.requests(key)
-    if reply.status == 400 and not asked:
-        assert received is None, "a gateway may refuse a path by itself, and then it goes nowhere"
+    trace = f"{stand.running.port} {target}"
+    method = "OPTIONS" if target == "*" else "GET"
+    head = f"{method} {target} HTTP/1.1\nHost: elsewhere\nX-API-Key: {key}\n{TRACE}: {trace}"
+    reply = say(stand.running.port, head)
+    if trace not in stand.upstream.received:
+        assert reply.status in {400, 404} or target == "*", (
+            "a gateway may refuse a path, or answer OPTIONS *, by itself"
+        )
         return
     assert reply.status == 200
-    assert received is not None
-    assert [carried_target(stand.running.gateway, each).decode() for each in asked] == [received.target]
+    carried = [carried_target(stand.running.gateway, each).decode("latin-1") for each in stand.road.requests(key)]
+    assert [re.sub(r"^(?=\?|$)", "/", each) for each in carried] == [stand.upstream.received[trace].target]
+
+
+def test_nobody_tunnels(service: Service, stand: Stand) -> None:
+    """What goes through a tunnel would never be asked about."""
+    _, key = service.client("wide")
+    trace = f"tunnel-{stand.running.port}"
+    head = f"CONNECT elsewhere:80 HTTP/1.1\nHost: elsewhere:80\nX-API-Key: {key}\n{TRACE}: {trace}"
+    assert say(stand.running.port, head).status >= 400
+    assert trace not in stand.upstream.received
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,7 @@ class TestAddresses:
         [
             ("http://127.0.0.1:8080", Address("127.0.0.1", 8080)),
             ("http://quotas", Address("quotas", 80)),
+            ("http://localhost:3000", Address("127.0.0.1", 3000)),
             ("http://my_app.svc.cluster.local:1/", Address("my_app.svc.cluster.local", 1)),
             ("http://[::1]:65535", Address("::1", 65_535)),
             ("http://[2001:DB8:0::1]", Address("2001:db8::1", 80)),

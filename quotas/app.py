@@ -33,6 +33,7 @@ from quotas.reloading import Reloader
 from quotas.revocations import Revocations
 from quotas.revoking import Revoking
 from quotas.scripts import TAKE
+from quotas.self_service import SelfService
 from quotas.settings import Settings, secrets
 from quotas.store import Store, deadline
 from quotas.subjects import Subjects
@@ -226,7 +227,8 @@ class Worker:
             async with Listener(store, waiting, identities.hear) as listener, reloader, upkeep:
                 identities.listen(listener)
                 admin = _admin(settings, operators, planbook)
-                yield Services(store, checks, refunds, planbook, metrics, admin)
+                own = SelfService(checks, admin.clients, admin.audit, planbook)
+                yield Services(store, checks, refunds, planbook, metrics, admin, own)
 
 
 def _admin(settings: Settings, store: Store, planbook: Planbook) -> Admin:

@@ -14,13 +14,14 @@ from quotas import instants, overrides
 from quotas.audit import Entry, is_id
 from quotas.checks import Reason
 from quotas.clients import MAX_KEY_NAME, IssuedKey
+from quotas.decisions import Decision, Standing
 from quotas.directory import Page
 from quotas.issuers import MAX_TEXT
 from quotas.keys import Environment
-from quotas.limits import EXACT
+from quotas.limits import EXACT, Bucket, Mode, Per
 from quotas.overrides import Override
 from quotas.plans import MAX_CLIENT_NAME, AnchorDay, BurstNumber, QuotaText, RateText, Scopes, ZoneName, is_client_name
-from quotas.registry import Alias, Client, Key, Status
+from quotas.registry import Alias, Client, Identity, Key, Status
 from quotas.revocations import Revocation
 from quotas.revoking import fields
 from quotas.scopes import MAX_SCOPES
@@ -110,6 +111,12 @@ class Rotation(_Asked):
     """A key is to be replaced; the old one is valid for `grace_seconds` more, 0 to a year. 0 ends it at once."""
 
     grace_seconds: Annotated[int, Field(ge=0, le=31_536_000)]
+
+
+class OwnRotation(_Asked):
+    """A holder's key is to be replaced; the old one is valid for `grace_seconds` more, 0 to a year."""
+
+    grace_seconds: Annotated[int, Field(ge=0, le=31_536_000)] = 3600
 
 
 class LimitChange(_Asked):
@@ -325,6 +332,58 @@ class RevocationsBody(BaseModel):
     def of(cls, revocations: Iterable[Revocation]) -> Self:
         """The body of all revocations."""
         return cls(revocations=[RevocationBody.of(each) for each in revocations])
+
+
+class StandingBody(BaseModel):
+    """How one limit stands: `limit` is its burst or its units, `remaining` whole units that could be taken now.
+
+    `per` says what it counts by. `reset_at` is when a bucket is full or a window ends, null for never; in seconds,
+    rounded up, `reset_after_seconds`.
+    """
+
+    name: str
+    kind: Literal["bucket", "quota"]
+    per: Per
+    limit: int
+    remaining: int
+    reset_at: str | None
+    reset_after_seconds: int | None
+
+    @classmethod
+    def of(cls, standing: Standing, at_us: int) -> Self:
+        """The body of a limit's standing at an instant."""
+        rule, reset_us = standing.limit.rule, standing.reset_after_us
+        return cls(
+            name=standing.limit.name,
+            kind="bucket" if isinstance(rule, Bucket) else "quota",
+            per=standing.limit.per,
+            limit=rule.burst if isinstance(rule, Bucket) else rule.units,
+            remaining=max(0, standing.remaining),
+            reset_at=None if reset_us is None else instants.show(at_us + reset_us + 999_999),
+            reset_after_seconds=None if reset_us is None else -(-reset_us // 1_000_000),
+        )
+
+
+class UsageBody(BaseModel):
+    """What is left to a caller, limit by limit; those that are tried out in shadow mode are not told."""
+
+    client: str
+    plan: str
+    subject: str
+    at: str
+    limits: list[StandingBody]
+
+    @classmethod
+    def of(cls, identity: Identity, decision: Decision) -> Self:
+        """The body of a look."""
+        seen = [each for each in decision.standings if each.limit.mode is not Mode.SHADOW]
+        return cls(
+            client=identity.client.name,
+            plan=identity.client.plan,
+            subject=identity.subject,
+            at=instants.show(decision.at_us),
+            limits=[StandingBody.of(each, decision.at_us) for each in seen],
+        )
 
 
 class EntryBody(BaseModel):

@@ -6,19 +6,19 @@ Every road ends in an `Answer`: a refusal is a value, and so is an outage.
 import logging
 import math
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from quotas import paths, requests, scopes
 from quotas.addresses import counted
 from quotas.decisions import Decision, Outcome
 from quotas.errors import CredentialError, RequestError, StoreUnavailableError
-from quotas.faces import NATIVE, Face
+from quotas.faces import DIRECT, NATIVE, Face
 from quotas.identities import Identities
 from quotas.limits import Mode, Quota
 from quotas.metrics import Metrics
 from quotas.planbook import Planbook, PlanInForce
-from quotas.plans import Config, Preflight, StoreErrorPolicy
+from quotas.plans import Config, Plan, Preflight, StoreErrorPolicy
 from quotas.registry import Identity, Status
 from quotas.requests import CheckRequest
 from quotas.scripts import Once, Take, take
@@ -140,6 +140,39 @@ class Checks:
                 answer = Answer(Reason(error.reason))
             else:
                 answer = await self._answer(request, nobody)
+        return self._counted(answer, begun)
+
+    async def own(
+        self, headers: Collection[tuple[bytes, bytes]], *, method: str, target: bytes, scopes: frozenset[str]
+    ) -> Answer:
+        """The answer to a holder who asks this service itself: a check of this very request, which needs these scopes.
+
+        The credential stands in a header: a cookie comes with what any page asks.
+        """
+        return await self._own(headers, method, target, lambda request: replace(request, scopes=scopes))
+
+    async def look(self, headers: Collection[tuple[bytes, bytes]], *, method: str) -> Answer:
+        """The same for a holder who wants to know what is left, of every limit; nothing is taken."""
+        return await self._own(headers, method, b"/", lambda request: replace(request, cost=0, look=True))
+
+    async def _own(
+        self,
+        headers: Collection[tuple[bytes, bytes]],
+        method: str,
+        target: bytes,
+        meant: Callable[[CheckRequest], CheckRequest],
+    ) -> Answer:
+        begun = self._timer()
+        try:
+            places = self._planbook.config.places.without_cookie()
+            request = requests.read(headers, DIRECT, method=method, target=target, places=places)
+        except RequestError as error:
+            answer = Answer(Reason(error.reason))
+        else:
+            answer = await self._answer(meant(request), None)
+        return self._counted(answer, begun)
+
+    def _counted(self, answer: Answer, begun: float) -> Answer:
         client = answer.identity and answer.identity.client
         self._metrics.check(
             (client.name or None) if client else None,
@@ -181,7 +214,7 @@ class Checks:
         in_force = None if identity is None else self._in_force(identity, now_us)
         if identity is not None and in_force is not None:
             identity = identity.on(in_force.plan.name)
-            required = in_force.plan.scopes_for(self._take_of(request, identity, in_force, now_us).skipped)
+            required = _required(request, in_force.plan, self._take_of(request, identity, in_force, now_us).skipped)
             if not required <= identity.scopes:
                 return _lacking(identity, required)
         if in_force is not None and in_force.plan.on_store_error is StoreErrorPolicy.ALLOW:
@@ -221,7 +254,7 @@ class Checks:
                 return Answer(Reason.NO_PLAN, identity)
             identity = identity.on(in_force.plan.name)
             asked = self._take_of(request, identity, in_force, now_us)
-            required = in_force.plan.scopes_for(asked.skipped)
+            required = _required(request, in_force.plan, asked.skipped)
             if not required <= identity.scopes:
                 if anew or nobody is not None:
                     return _lacking(identity, required)
@@ -258,7 +291,7 @@ class Checks:
         plan = in_force.plan
         skipped: frozenset[str] = frozenset()
         cost = 1 if request.cost is None else request.cost
-        if plan.asks_for_paths:
+        if plan.asks_for_paths and not request.look:
             readings = paths.readings(request.target)
             skipped = plan.skipped(request.method, readings)
             if request.cost is None:
@@ -291,6 +324,11 @@ class Checks:
         )
         limits = (in_force.packed.fingerprint, *(name.encode() for name in sorted(skipped)))
         return Once.of(dedupe.within_us, *asked, *limits)
+
+
+def _required(request: CheckRequest, plan: Plan, skipped: frozenset[str]) -> frozenset[str]:
+    """The scopes that a request needs; a look is about no limit more than about another."""
+    return request.scopes | (plan.required_scopes if request.look else plan.scopes_for(skipped))
 
 
 def _lacking(identity: Identity, required: frozenset[str]) -> Answer:

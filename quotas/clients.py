@@ -198,18 +198,31 @@ class Clients:
         found = [key async for key in self._registry.keys_of(client)]
         return sorted(found, key=lambda key: (key.created_at_us, key.id))
 
-    async def rotate_key(self, key_id: str, grace_s: int) -> tuple[IssuedKey, Client]:
+    async def key(self, key_id: str) -> tuple[Key, Client]:
+        """A key and its client."""
+        found = await self._registry.key(key_id) if key_id.isascii() else None
+        if found is None:
+            raise NotFoundError(f"there is no key {key_id!r}; `quotas keys list --client NAME` shows a client's")
+        return found
+
+    async def rotate_key(self, key_id: str, grace_s: int, *, keep_expiry: bool = False) -> tuple[IssuedKey, Client]:
         """A new key in a key's place: same client, name, environment and scopes; the old is valid for `grace_s` more.
 
         The end of the grace is exclusive, and no later than the old key's own expiry; 0 ends it at once. The new key
-        has no expiry. What the client has spent stays spent.
+        has no expiry, or the old one's when that is to be kept. What the client has spent stays spent.
         """
         found = await self._registry.key(key_id) if key_id.isascii() else None
         now_us = self._clock()
         if found is None or found[0].is_expired(now_us):
             raise NotFoundError(f"there is no valid key {key_id!r}; `quotas keys list --client NAME` shows a client's")
         old, client = found
-        issued = await self._issue(client.name, name=old.name, environment=old.environment, scopes=old.scopes)
+        issued = await self._issue(
+            client.name,
+            name=old.name,
+            environment=old.environment,
+            expires_at_us=old.expires_at_us if keep_expiry else None,
+            scopes=old.scopes,
+        )
         self._did("key.rotate", key_id, client=client.name, new=issued.key.id, grace_seconds=grace_s)
         if not await self._registry.expire_key(key_id, now_us + grace_s * 1_000_000):
             raise ConflictError(f"the key {key_id!r} was revoked meanwhile; the new key {issued.key.id} is valid")

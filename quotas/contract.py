@@ -8,7 +8,19 @@ from importlib.metadata import version
 from typing import Any
 
 from quotas import faces, openapi
-from quotas.bodies import METHOD, HealthBody, ProblemBody, ReadyBody, RefundBody, RefundRequest, RefusalBody
+from quotas.bodies import (
+    METHOD,
+    HealthBody,
+    IssuedKeyBody,
+    KeysBody,
+    OwnRotation,
+    ProblemBody,
+    ReadyBody,
+    RefundBody,
+    RefundRequest,
+    RefusalBody,
+    UsageBody,
+)
 from quotas.faces import Face
 from quotas.openapi import Endpoint, Told
 from quotas.rendering import PROBLEM, STATUSES
@@ -125,6 +137,59 @@ REFUND = Endpoint(
         415: _problem("The body is not JSON."),
         503: _problem("The store did not answer; ask again."),
     },
+)
+
+
+def _refusals(*statuses: int) -> dict[int, Told]:
+    """What the check of a call may be answered, as `/check` answers it."""
+    answers = _answers(faces.NATIVE)
+    return {status: answers[status] for status in statuses}
+
+
+USAGE = Endpoint(
+    path="/v1/usage",
+    methods=("GET", "HEAD"),
+    name="own_usage",
+    summary="What is left of the caller's limits. It takes nothing.",
+    answers={200: Told(what="All limits of the plan.", body=UsageBody, may=_LIMITS), **_refusals(401, 403, 503)},
+    schemes=tuple(SCHEMES),
+)
+KEYS = Endpoint(
+    path="/v1/keys",
+    methods=("GET", "HEAD"),
+    name="own_keys",
+    summary="The keys of the caller's client, without their secrets. Needs the scope self:manage.",
+    answers={200: Told(what="Oldest first.", body=KeysBody, may=_LIMITS), **_refusals(401, 403, 429, 503)},
+    schemes=tuple(SCHEMES),
+)
+ROTATE_KEY = Endpoint(
+    path="/v1/keys/{id}/rotate",
+    methods=("POST",),
+    name="rotate_own_key",
+    summary="A new key in a key's place, shown this once; the old one ends after the grace. Needs self:manage.",
+    asked=OwnRotation,
+    answers={
+        201: Told(what="The new key.", body=IssuedKeyBody, may=_LIMITS),
+        400: _problem("The body is not as described."),
+        404: _problem("The caller's client has no such key."),
+        409: _problem("The key was revoked meanwhile."),
+        413: _problem("The body is too long."),
+        415: _problem("The body is not JSON."),
+        **_refusals(401, 403, 429, 503),
+    },
+    schemes=tuple(SCHEMES),
+)
+REVOKE_KEY = Endpoint(
+    path="/v1/keys/{id}",
+    methods=("DELETE",),
+    name="revoke_own_key",
+    summary="Revoke a key: no check that starts after the answer passes with it. Needs self:manage.",
+    answers={
+        204: Told(what="Revoked.", may=_LIMITS),
+        404: _problem("The caller's client has no such key."),
+        **_refusals(401, 403, 429, 503),
+    },
+    schemes=tuple(SCHEMES),
 )
 HEALTHZ = Endpoint(
     path="/healthz",

@@ -41,6 +41,9 @@ NGINX = Face(
     bodies=False,
 )
 ENVOY = Face("envoy", None, None)
+DIRECT = Face("direct", None, None)
+"""No gateway's: a holder asks this service itself, and the request is about itself."""
+
 FACES = (NATIVE, NGINX, ENVOY)
 
 PATH = b"/check"

@@ -115,7 +115,7 @@ def check_response(
     """
     headers = [(b"cache-control", b"no-store"), *_identity(answer)]
     if answer.decision is not None:
-        headers += _rate_limit(answer.decision, style)
+        headers += limit_fields(answer.decision, style)
     if answer.degraded:
         headers.append((b"x-quotas-degraded", b"1"))
     if answer.reason is None:
@@ -156,8 +156,11 @@ def _field(name: str) -> bytes:
     return quote(name, safe=_VISIBLE).encode()
 
 
-def _rate_limit(decision: Decision, style: HeaderStyle) -> list[tuple[bytes, bytes]]:
-    """A limit in shadow mode is tried out before anyone feels it, so nobody is told of it."""
+def limit_fields(decision: Decision, style: HeaderStyle) -> list[tuple[bytes, bytes]]:
+    """The header fields that say what is left.
+
+    A limit in shadow mode is tried out before anyone feels it, so nobody is told of it.
+    """
     seen = [standing for standing in decision.standings if standing.limit.mode is not Mode.SHADOW]
     if not seen:
         return []

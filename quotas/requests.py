@@ -13,6 +13,7 @@ from quotas.errors import CredentialError, RequestError
 from quotas.faces import NATIVE, Face
 from quotas.limits import EXACT
 from quotas.places import ALWAYS, COOKIE, Places
+from quotas.scopes import NONE
 
 _METHOD = re.compile(rb"[A-Za-z][A-Za-z0-9!#$%&'*+.^_`|~-]{0,31}")
 _COST = re.compile(rb"[0-9]{1,16}")
@@ -22,7 +23,8 @@ _COST = re.compile(rb"[0-9]{1,16}")
 class CheckRequest:
     """One check as the gateway asked it. The credential is left out of the repr; it is empty when there is none.
 
-    `target` is the carried request target, byte for byte. `cost` None is not said: the plan's rules decide.
+    `target` is the carried request target, byte for byte. `cost` None is not said: the plan's rules decide. `scopes`
+    are needed beside those that the plan asks for. A `look` is about all limits, whatever the target.
     `request_id` is by what a check that was sent twice is known; None is by nothing.
     """
 
@@ -31,6 +33,8 @@ class CheckRequest:
     target: bytes = field(default=b"/", repr=False)
     cost: int | None = None
     request_id: bytes | None = field(default=None, repr=False)
+    scopes: frozenset[str] = NONE
+    look: bool = False
 
 
 def read(  # noqa: PLR0913 # What was sent, who sent it, and what the configuration makes of both.

@@ -10,6 +10,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from importlib.metadata import version
 from types import MappingProxyType
@@ -25,7 +26,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Match, NoMatchFound, Route
 from starlette.types import Receive, Scope, Send
 
-from quotas import admin, contract, faces, metrics, problems, rendering
+from quotas import admin, contract, faces, metrics, problems, rendering, self_service
 from quotas.admin_operations import Admin
 from quotas.bodies import HealthBody, ReadyBody, RefundBody, RefundRequest
 from quotas.checks import Checks
@@ -36,6 +37,7 @@ from quotas.openapi import Endpoint
 from quotas.planbook import Planbook
 from quotas.refunds import Refunds
 from quotas.rendering import check_response
+from quotas.self_service import SelfService
 from quotas.store import Store, deadline
 
 _ANSWERED = (NotFoundError, ConflictError, StoreUnavailableError)
@@ -55,6 +57,7 @@ class Services:
     planbook: Planbook
     metrics: Metrics
     admin: Admin
+    self_service: SelfService
 
 
 class State(TypedDict):
@@ -194,6 +197,11 @@ def _admin(request: Request) -> Admin:
     return services.admin
 
 
+def _self_service(request: Request) -> SelfService:
+    services: Services = request.state.services
+    return services.self_service
+
+
 async def _healthz(_: Request) -> Response:
     """Whether the process answers; it says nothing of the store."""
     return problems.answer(200, HealthBody(status="ok", version=version("quotas")))
@@ -245,6 +253,10 @@ async def _openapi(_: Request) -> Response:
 
 HANDLERS: tuple[tuple[Endpoint, Callable[[Request], Awaitable[Response]]], ...] = (
     (contract.REFUND, _refund),
+    (contract.USAGE, partial(self_service.show_usage, _self_service)),
+    (contract.KEYS, partial(self_service.list_keys, _self_service)),
+    (contract.ROTATE_KEY, partial(self_service.rotate_key, _self_service)),
+    (contract.REVOKE_KEY, partial(self_service.revoke_key, _self_service)),
     (contract.HEALTHZ, _healthz),
     (contract.READYZ, _readyz),
     (contract.METRICS, _metrics),

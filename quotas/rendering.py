@@ -12,7 +12,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from http import HTTPStatus
-from urllib.parse import quote
 
 import orjson
 
@@ -20,6 +19,7 @@ from quotas import scopes, windows
 from quotas.checks import Answer, Reason
 from quotas.decisions import Decision, Standing
 from quotas.faces import NATIVE, Face
+from quotas.fields import encoded
 from quotas.limits import Bucket, Limit, Mode, Quota
 from quotas.plans import HeaderStyle
 
@@ -35,8 +35,6 @@ MAX_FIELDS = 1280
 """Bytes that the values of `RateLimit-Policy` and `RateLimit` take together; limits that are left out are the farthest
 from refusing. A whole header block stays below 2 kB with them: nginx reads at most 4 kB of one (`proxy_buffer_size`).
 """
-
-_VISIBLE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) != "%")
 
 _STORE_RETRY_S = 1
 """What `Retry-After` says when the store is down: the reconnection pause is shorter."""
@@ -152,8 +150,8 @@ def _identity(answer: Answer) -> list[tuple[bytes, bytes]]:
 
 @lru_cache(4096)
 def _field(name: str) -> bytes:
-    """A client's name as a field value: what is not visible ASCII, and `%`, is percent-encoded as UTF-8."""
-    return quote(name, safe=_VISIBLE).encode()
+    """A name as a field value."""
+    return encoded(name).encode()
 
 
 def limit_fields(decision: Decision, style: HeaderStyle) -> list[tuple[bytes, bytes]]:

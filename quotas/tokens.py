@@ -37,6 +37,7 @@ from joserfc.util import urlsafe_b64decode
 
 from quotas import scopes
 from quotas.errors import CredentialError
+from quotas.fields import encoded
 from quotas.issuers import (
     KEY_AGREEMENTS,
     MAX_KID,
@@ -55,6 +56,12 @@ from quotas.plans import MAX_CLIENT_NAME
 
 MAX_TRIES = 8
 """Keys that one token is tried with, when its `kid` does not say which."""
+
+MAX_SUBJECT = 512
+"""Bytes of a subject as a field value: it is written into a header field, and a gateway reads a few kB of those.
+
+OpenID Connect Core allows 255 ASCII characters (section 2).
+"""
 
 MAX_INSTANT_S = 253_402_300_799
 """The last second of the year 9999; what is later is no instant that a token means."""
@@ -294,7 +301,7 @@ def _verified(token: _Token, issuer: Issuer, now_s: float) -> Verified:
         raise _invalid()
     subject, jti, jkt = _claim(claims, issuer.subject_claim), claims.get("jti"), _thumbprint(claims)
     plan_value = None if issuer.plan_claim is None else _claim(claims, issuer.plan_claim)
-    if not is_text(subject) or not ("jti" not in claims or is_text(jti)):
+    if not is_text(subject) or len(encoded(subject)) > MAX_SUBJECT or not ("jti" not in claims or is_text(jti)):
         raise _invalid()
     if expires <= now_s - issuer.leeway_s:
         raise CredentialError("expired_credential")

@@ -23,6 +23,7 @@ from quotas.explaining import Explainer
 from quotas.identities import Identities
 from quotas.importing import Importer
 from quotas.jwks import KeySets, read_decryption_keys
+from quotas.last_use import LastUse
 from quotas.metrics import Metrics
 from quotas.news import Listener
 from quotas.planbook import Planbook
@@ -47,7 +48,7 @@ FILE_ACTOR = "file:"
 """Who changes what the configuration file keeps, in the audit log. No admin token's name has a colon."""
 
 UPKEEP_S = 2.0
-"""How often a worker does its chores: within this time it knows that there are foreign keys."""
+"""How often a worker does its chores: looks whether there are foreign keys, and writes which keys it has seen."""
 
 KEEP_TIMEOUT_S = 30.0
 """How long the clients of the configuration file may take to be created."""
@@ -199,11 +200,13 @@ class Worker:
                 planbook.use(config)
                 identities.forget_all()
 
+            last_use = LastUse(Registry(operators))
             checks = Checks(
                 store=store,
                 identities=identities,
                 planbook=planbook,
                 metrics=metrics,
+                last_use=last_use,
                 timeout_s=settings.store_timeout_ms / 1000,
                 clock=clock,
                 timer=time.perf_counter,
@@ -223,7 +226,7 @@ class Worker:
             async def learn() -> None:
                 identities.foreign = identities.foreign or await Registry(operators).has_foreign_keys()
 
-            upkeep = Upkeep([learn], every_s=UPKEEP_S)
+            upkeep = Upkeep([learn, last_use.write], every_s=UPKEEP_S)
             async with Listener(store, waiting, identities.hear) as listener, reloader, upkeep:
                 identities.listen(listener)
                 admin = _admin(settings, operators, planbook)

@@ -228,7 +228,8 @@ class ClientsBody(BaseModel):
 class KeyBody(BaseModel):
     """A key without its secret: `shown` is its prefix and four characters more. `expires_at` null is never.
 
-    An `imported` key was made by others; `shown` is then what they said, and may be empty.
+    An `imported` key was made by others; `shown` is then what they said, and may be empty. `last_used_at` is when the
+    hour began in which the key was last seen, null when it never was.
     """
 
     id: str
@@ -240,6 +241,7 @@ class KeyBody(BaseModel):
     imported: bool
     created_at: str
     expires_at: str | None
+    last_used_at: str | None
 
     @classmethod
     def of(cls, key: Key, client: str) -> Self:
@@ -269,6 +271,7 @@ def _key_fields(key: Key, client: str) -> dict[str, Any]:
         "imported": key.imported,
         "created_at": instants.show(key.created_at_us),
         "expires_at": None if key.expires_at_us is None else instants.show(key.expires_at_us),
+        "last_used_at": None if key.last_used_at_us is None else instants.show(key.last_used_at_us),
     }
 
 

@@ -15,6 +15,7 @@ from quotas.decisions import Decision, Outcome
 from quotas.errors import CredentialError, RequestError, StoreUnavailableError
 from quotas.faces import DIRECT, NATIVE, Face
 from quotas.identities import Identities
+from quotas.last_use import LastUse
 from quotas.limits import Mode, Quota
 from quotas.metrics import Metrics
 from quotas.planbook import Planbook, PlanInForce
@@ -88,6 +89,7 @@ class Checks:
         identities: Identities,
         planbook: Planbook,
         metrics: Metrics,
+        last_use: LastUse,
         timeout_s: float,
         clock: Callable[[], int],
         timer: Callable[[], float],
@@ -97,6 +99,7 @@ class Checks:
         self._identities = identities
         self._planbook = planbook
         self._metrics = metrics
+        self._last_use = last_use
         self._timeout_s = timeout_s
         self._clock = clock
         self._timer = timer
@@ -246,6 +249,8 @@ class Checks:
             else:
                 digest, identity = nobody.client.id, nobody
             known.append(identity)
+            if identity.key is not None:
+                self._last_use.note(identity.key.id, now_us)
             if identity.client.status is Status.SUSPENDED:
                 return Answer(Reason.SUSPENDED_CLIENT, identity)
             in_force = self._in_force(identity, now_us)

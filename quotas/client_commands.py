@@ -214,11 +214,12 @@ def list_keys(client: Annotated[str, typer.Option(help="Whose keys.")], as_json:
             key.environment.value,
             scopes.joined(key.scopes),
             instants.show(key.created_at_us),
-            "never" if key.expires_at_us is None else instants.show(key.expires_at_us),
+            _instant_or_never(key.expires_at_us),
+            _instant_or_never(key.last_used_at_us),
         )
         for key in found
     ]
-    tables.print_table(out, ("id", "key", "name", "environment", "scopes", "created", "expires"), rows)
+    tables.print_table(out, ("id", "key", "name", "environment", "scopes", "created", "expires", "last used"), rows)
 
 
 @keys_app.command("import")
@@ -304,7 +305,12 @@ def _key_fields(key: Key) -> dict[str, Any]:
         "imported": key.imported,
         "created_at": instants.show(key.created_at_us),
         "expires_at": None if key.expires_at_us is None else instants.show(key.expires_at_us),
+        "last_used_at": None if key.last_used_at_us is None else instants.show(key.last_used_at_us),
     }
+
+
+def _instant_or_never(at_us: int | None) -> str:
+    return "never" if at_us is None else instants.show(at_us)
 
 
 def _until_us(text: str) -> int:

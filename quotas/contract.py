@@ -132,7 +132,7 @@ REFUND = Endpoint(
         200: Told(what="Given back, now or by an earlier call.", body=RefundBody),
         400: _problem("The body is not as described."),
         403: _problem("The caller is not trusted, or asks through a proxy."),
-        404: _problem("There is no such client."),
+        404: _problem("There is no such client, or it has no such key."),
         413: _problem("The body is too long."),
         415: _problem("The body is not JSON."),
         503: _problem("The store did not answer; ask again."),

@@ -10,7 +10,7 @@ What is where (layout version `q1`):
     q1:aliases             hash    digest of (issuer, subject) -> client id, marked while the alias is taken away
     q1:{<client id>}:aliases hash  digest of (issuer, subject) -> both, as JSON
     q1:key:<digest>        hash    id, client_id, name, shown, environment, created_at_us, expires_at_us, scopes,
-                                  imported (1 for a foreign key)
+                                  imported (1 for a foreign key), used_hour (whole hours since the epoch)
     q1:foreign             string  there, for good, before the first foreign key is
 
 Every change that a worker could have cached the opposite of ends in `amend.lua`, which raises the client's
@@ -21,7 +21,7 @@ The secret of a key is never here, only its digest.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
@@ -30,7 +30,7 @@ import orjson
 
 from quotas import keys, overrides, scopes
 from quotas.errors import ConflictError
-from quotas.scripts import AMEND, ENROL, key_state_key, record_key, state_key
+from quotas.scripts import AMEND, ENROL, SEEN, key_state_key, record_key, state_key
 from quotas.store import Store
 from quotas.tokens import subject_digest
 
@@ -49,10 +49,14 @@ _KEY_FIELDS = (
     "expires_at_us",
     "scopes",
     "imported",
+    "used_hour",
 )
 _PAGE = 500
 _LEAVING = "-"
 _LIMIT = "limit:"
+
+HOUR_US = 3_600_000_000
+"""How exactly a key's last use is kept."""
 
 
 class Status(Enum):
@@ -83,7 +87,7 @@ class Key:
     """What is known of a key without its secret. `expires_at_us` None is never; the instant itself is too late.
 
     `scopes` never change: a key with others is another key. An `imported` key was made by others; `shown` is then what
-    they said, and may be empty.
+    they said, and may be empty. `last_used_at_us` is when the hour began in which it was last seen; None is never.
     """
 
     id: str
@@ -95,6 +99,7 @@ class Key:
     expires_at_us: int | None = None
     scopes: frozenset[str] = scopes.NONE
     imported: bool = False
+    last_used_at_us: int | None = None
 
     def is_expired(self, now_us: int) -> bool:
         """Whether the key's time is up; it is valid strictly before its expiry."""
@@ -329,6 +334,18 @@ class Registry:
         await asyncio.gather(*(self._store.call("HDEL", _keys_of(key.client_id), key.id) for key in late))
         return len(found) - len(late)
 
+    async def seen(self, hours: Mapping[str, int]) -> None:
+        """Note when keys were seen: by the key's id, the whole hours since the epoch. Keys that are gone stay so."""
+        places = await self._store.call("HMGET", _KEYS, *hours)
+        found = [
+            ((_key(place.decode().split()[1]),), (key_id, hour))
+            for (key_id, hour), place in zip(hours.items(), places, strict=True)
+            if place is not None
+        ]
+        if found:
+            await self._store.load(SEEN)
+            await self._store.run_all(SEEN, found)
+
     async def has_foreign_keys(self) -> bool:
         """Whether a foreign key has ever been imported."""
         return bool(await self._store.call("EXISTS", _FOREIGN))
@@ -442,6 +459,7 @@ class Registry:
             expires_at_us,
             scopes.NONE if values[7] is None else scopes.split(values[7].decode()),
             imported=values[8] is not None,
+            last_used_at_us=None if values[9] is None else int(values[9]) * HOUR_US,
         )
 
     async def _scan(self, name: str) -> AsyncIterator[tuple[str, str]]:

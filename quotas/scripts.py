@@ -48,6 +48,7 @@ REFUND = Script("refund", _text("limits") + _text("refund"))
 AMEND = Script("amend", _text("amend"))
 ENROL = Script("enrol", _text("enrol"))
 RETIRE = Script("retire", _text("retire"))
+SEEN = Script("seen", _text("seen"))
 
 
 def state_key(client_id: str, *, test: bool = False) -> str:

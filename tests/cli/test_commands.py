@@ -279,13 +279,14 @@ class TestKeys:
             "imported": False,
             "created_at": NOON,
             "expires_at": "2026-04-09T12:00:00Z",
+            "last_used_at": None,
         }
         listed = terminal.good("keys", "list", "--client", "acme", "--json")
         assert listed.json == [made]
         shown = terminal.good("keys", "list", "--client", "acme")
         assert shown.rows == [
-            "id key name environment scopes created expires",
-            f"{made['id']} {secret[:16]}… build [b]server[/b] test a:b write {NOON} 2026-04-09T12:00:00Z",
+            "id key name environment scopes created expires last used",
+            f"{made['id']} {secret[:16]}… build [b]server[/b] test a:b write {NOON} 2026-04-09T12:00:00Z never",
         ]
         assert secret[16:] not in listed.out + shown.out
 
@@ -549,7 +550,7 @@ class TestTables:
         assert row.startswith(name)
         assert row.rstrip().endswith("Z")
         (_, row) = terminal.good("keys", "list", "--client", name).out.splitlines()
-        assert row.split() == [key_id, secret[:16] + "…", key_name, "live", row.split()[4], "never"]
+        assert row.split() == [key_id, secret[:16] + "…", key_name, "live", row.split()[4], "never", "never"]
 
     def test_columns_stand_under_each_other_with_wide_names(self, terminal: Terminal) -> None:
         """A wide character takes two columns of a terminal."""

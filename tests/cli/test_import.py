@@ -64,6 +64,7 @@ def test_what_is_imported_is_listed_and_works_like_any_key(terminal: Terminal) -
         "imported": True,
         "created_at": "2026-03-10T12:00:00Z",
         "expires_at": "2026-04-09T12:00:00Z",
+        "last_used_at": None,
     }
     assert (two["shown"], two["expires_at"], two["imported"]) == ("", None, True)
     assert keys_of(terminal, "other") == []

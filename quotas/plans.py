@@ -494,12 +494,22 @@ def _contradictions(document: Mapping[object, object]) -> list[Fault]:
         plan = holder.get("plan") if isinstance(holder, dict) else None
         if isinstance(plan, str) and isinstance(plans, dict) and plan not in plans:
             faults.append(Fault(f"{path}.plan", f"there is no plan {plan!r} in `plans`"))
+    faults += _closed(document)
     credentials, dedupe = document.get("credentials"), document.get("dedupe")
     if isinstance(credentials, dict) and isinstance(dedupe, dict):
         header, id_header = credentials.get("header"), dedupe.get("header")
         if isinstance(header, str) and isinstance(id_header, str) and header.lower() == id_header.lower():
             faults.append(Fault("dedupe.header", "is where `credentials` looks for one; name another header"))
     return faults
+
+
+def _closed(document: Mapping[object, object]) -> Iterator[Fault]:
+    """A plan for callers without a credential that asks for scopes, which only credentials have."""
+    plans, anonymous = document.get("plans"), document.get("anonymous")
+    name = anonymous.get("plan") if isinstance(anonymous, dict) else None
+    plan = plans.get(name) if isinstance(plans, dict) and isinstance(name, str) else None
+    if isinstance(plan, dict) and plan.get("required_scopes"):
+        yield Fault("anonymous.plan", f"the plan {name!r} asks for `required_scopes`, which only credentials have")
 
 
 def _misplaced(limit: Mapping[object, object]) -> Iterator[tuple[str, str]]:

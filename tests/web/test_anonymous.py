@@ -232,6 +232,10 @@ def test_the_plan_decides_when_the_store_is_away(
         ("anonymous: {plan: 5}", "anonymous.plan"),
         ("anonymous: {plan: free, burst: 5}", "anonymous.burst"),
         ("anonymous: free", "anonymous"),
+        (
+            "  scoped: {limits: {a: {rate: 1/second}}, required_scopes: [read]}\nanonymous: {plan: scoped}",
+            "anonymous.plan",
+        ),
     ],
 )
 def test_what_is_wrong_with_it_is_told_with_its_place(text: str, path: str) -> None:

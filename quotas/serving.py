@@ -21,6 +21,10 @@ from quotas.settings import Settings
 KEEP_ALIVE_S = 80
 """Longer than a gateway keeps an idle connection (75 s), so that it never sends into one that we just closed."""
 
+SILENCE_S = 20
+"""How long a worker may be silent before it is ended and replaced. On a busy machine one takes seconds to start, and
+uvicorn counts from then on: its own five would end workers for being slow, again and again."""
+
 GRACE_S = 10
 """How long a stopping worker waits for checks under way."""
 
@@ -88,6 +92,7 @@ def _server_config(worker: Worker, workers: int) -> uvicorn.Config:
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=GRACE_S,
+        timeout_worker_healthcheck=SILENCE_S,
     )
 
 

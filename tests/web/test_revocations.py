@@ -234,7 +234,7 @@ def test_a_worker_without_a_lease_asks_before_it_decides(redis_url: str) -> None
             await on.pass_everywhere(bad, good)
             listener = listener_of(on.workers[1])
             listener._listening.cancel()  # noqa: SLF001 # What stands still is the process.
-            await store.call("DEL", LISTENERS)
+            await store.call("HDEL", LISTENERS, listener._id)  # noqa: SLF001 # As who is gone is taken off the list.
             await on.revoke(issuer=ISSUER, jti="1")
             assert [status for status, _ in await on.answers(bad)] == [401, 200], "its lease is not over yet"
             listener._lease_until_s -= LEASE_S  # noqa: SLF001 # Its time is over, without waiting for it.

@@ -3,7 +3,7 @@
 What is where (layout version `q1`):
 
     q1:clients             hash    client name -> client id, with a mark before it while the client is deleted
-    q1:keys                hash    key id -> client id and digest
+    q1:keys                hash    key id -> client id
     q1:{<client id>}:client  hash  name, plan, status, generation, created_at_us, and
                                   limit:<name> for each limit of the client's own
     q1:{<client id>}:keys  hash    key id -> digest
@@ -308,7 +308,7 @@ class Registry:
     async def create_key(self, key: Key, digest: str) -> None:
         """Keep a new key under its digest. Its client must exist."""
         await self._store.call("HSET", _keys_of(key.client_id), key.id, digest)
-        await self._store.call("HSET", _KEYS, key.id, f"{key.client_id} {digest}")
+        await self._store.call("HSET", _KEYS, key.id, key.client_id)
         await self._store.call("HSET", _key(digest), *_key_words(key))
 
     async def import_keys(self, found: Sequence[tuple[Key, str]]) -> int:
@@ -323,7 +323,7 @@ class Registry:
         of_client: dict[str, list[str]] = {}
         for key, digest in found:
             of_client.setdefault(key.client_id, []).extend((key.id, digest))
-        places = [word for key, digest in found for word in (key.id, f"{key.client_id} {digest}")]
+        places = [word for key, _ in found for word in (key.id, key.client_id)]
         lists = (self._store.call("HSET", _keys_of(client), *words) for client, words in of_client.items())
         await asyncio.gather(*lists)
         await self._store.call("HSET", _KEYS, *places)
@@ -336,11 +336,11 @@ class Registry:
 
     async def seen(self, hours: Mapping[str, int]) -> None:
         """Note when keys were seen: by the key's id, the whole hours since the epoch. Keys that are gone stay so."""
-        places = await self._store.call("HMGET", _KEYS, *hours)
+        digests = await asyncio.gather(*(self._digest(key_id) for key_id in hours))
         found = [
-            ((_key(place.decode().split()[1]),), (key_id, hour))
-            for (key_id, hour), place in zip(hours.items(), places, strict=True)
-            if place is not None
+            ((_key(digest),), (key_id, hour))
+            for (key_id, hour), digest in zip(hours.items(), digests, strict=True)
+            if digest is not None
         ]
         if found:
             await self._store.load(SEEN)
@@ -357,11 +357,9 @@ class Registry:
 
     async def key(self, key_id: str) -> tuple[Key, Client] | None:
         """The key of this id and its client, or None."""
-        place = await self._place(key_id)
-        if place is None:
-            return None
-        client_id, digest = place
-        key, client = await self._load_key(digest, key_id), await self._load_client(client_id)
+        digest = await self._digest(key_id)
+        key = None if digest is None else await self._load_key(digest, key_id)
+        client = None if key is None else await self._load_client(key.client_id)
         return None if key is None or client is None else (key, client)
 
     async def keys_of(self, client: Client) -> AsyncIterator[Key]:
@@ -373,22 +371,22 @@ class Registry:
 
     async def expire_key(self, key_id: str, expires_at_us: int) -> bool:
         """Have a key end at an instant, or earlier if it does already; False when there is none. Can be asked again."""
-        place = await self._place(key_id)
-        key = None if place is None else await self._load_key(place[1], key_id)
-        if place is None or key is None:
+        digest = await self._digest(key_id)
+        key = None if digest is None else await self._load_key(digest, key_id)
+        if digest is None or key is None:
             return False
         if key.expires_at_us is None or expires_at_us < key.expires_at_us:
-            await self._store.call("HSET", _key(place[1]), "expires_at_us", expires_at_us)
+            await self._store.call("HSET", _key(digest), "expires_at_us", expires_at_us)
         await self.amend(key.client_id)
         return True
 
     async def delete_key(self, key_id: str) -> bool:
         """Remove a key; False when there is none. When this returns no worker lets it pass. Can be asked again."""
-        place = await self._place(key_id)
-        if place is None:
+        client_id, digest = await self._owner(key_id), await self._digest(key_id)
+        if client_id is None:
             return False
-        client_id, digest = place
-        await self._remove_key(key_id, digest)
+        if digest is not None:  # Else an earlier call broke off when all but the last index was gone.
+            await self._remove_key(key_id, digest)
         await self.amend(client_id)
         await self._store.call("DEL", key_state_key(client_id, key_id))
         await self._store.call("HDEL", _keys_of(client_id), key_id)
@@ -418,13 +416,16 @@ class Registry:
         """The id of the client of this name, marked while it is deleted; empty for none."""
         return str((await self._store.call("HGET", _CLIENTS, name) or b"").decode())
 
-    async def _place(self, key_id: str) -> tuple[str, str] | None:
-        """Where a key is: its client's id, and its digest."""
-        place = await self._store.call("HGET", _KEYS, key_id)
-        if place is None:
-            return None
-        client_id, digest = place.decode().split()
-        return client_id, digest
+    async def _owner(self, key_id: str) -> str | None:
+        """The id of a key's client, or None."""
+        client_id = await self._store.call("HGET", _KEYS, key_id)
+        return None if client_id is None else str(client_id.decode())
+
+    async def _digest(self, key_id: str) -> str | None:
+        """The digest of a key, under which its record is, or None."""
+        client_id = await self._owner(key_id)
+        digest = None if client_id is None else await self._store.call("HGET", _keys_of(client_id), key_id)
+        return None if digest is None else str(digest.decode())
 
     async def _enrol(self, client: Client) -> bool:
         """Write the record of a client that has no limits of its own, unless there is one."""

@@ -13,8 +13,11 @@ from importlib.resources import files
 from ipaddress import IPv6Address, ip_address
 from urllib.parse import urlsplit
 
+from quotas import places
+
 _PLACEHOLDER = re.compile(r"<<([a-z_]+)>>")
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?")
+_HEADER = re.compile(r"[A-Za-z0-9-]+")
 _PATH = re.compile(r"[A-Za-z0-9_./-]{1,1024}")
 _PORT = re.compile(r"[0-9]{1,5}")
 _LARGEST_PORT = 65_535
@@ -61,6 +64,8 @@ class Options:
     """What a printed configuration says.
 
     `check_timeout_ms` is how long a request waits for its check; `lua_path` is where HAProxy finds its Lua file.
+    `credential_header` and `credential_cookie` are what the plan file's `credentials` names: one more header that is
+    handed to the check, "" for none, and whether cookies are.
     """
 
     upstream: Address
@@ -68,6 +73,8 @@ class Options:
     listen: Address
     fail_open: bool = False
     hide_credentials: bool = False
+    credential_header: str = ""
+    credential_cookie: bool = False
     check_timeout_ms: int = 250
     lua_path: str = "/etc/haproxy/quotas.lua"
 
@@ -100,6 +107,15 @@ def listener(text: str) -> Address:
     except ValueError as error:
         raise ValueError(said) from error
     return address
+
+
+def credential_header(text: str) -> str:
+    """A header that may hold a credential, or "" for none. Raises ValueError."""
+    if text:
+        if not _HEADER.fullmatch(text):
+            raise ValueError("must be letters, digits and hyphens: gateways drop headers with others")
+        places.parse_header(text)
+    return text
 
 
 def lua_path(text: str) -> str:
@@ -147,7 +163,12 @@ def _read(name: str) -> str:
 
 
 def _fill(template: str, options: Options) -> str:
-    conditions = {"fail_open": options.fail_open, "hide_credentials": options.hide_credentials}
+    conditions = {
+        "fail_open": options.fail_open,
+        "hide_credentials": options.hide_credentials,
+        "credential_header": options.credential_header != "",
+        "credential_cookie": options.credential_cookie,
+    }
     connect_ms = max(1, options.check_timeout_ms * 2 // 5)
     values = {
         "upstream": str(options.upstream),
@@ -165,26 +186,29 @@ def _fill(template: str, options: Options) -> str:
         "answer_s": f"{options.check_timeout_ms / 1000:.3f}",
         "patience_ms": str(options.check_timeout_ms * 4),
         "lua_path": options.lua_path,
+        "credential_header": options.credential_header.lower(),
+        "credential_header_variable": options.credential_header.lower().replace("-", "_"),
     }
     lines = _chosen(template.splitlines(), conditions)
     return _PLACEHOLDER.sub(lambda found: values[found[1]], "\n".join(lines) + "\n")
 
 
 def _chosen(lines: list[str], conditions: dict[str, bool]) -> list[str]:
-    """The lines of the parts that are chosen; parts do not nest."""
+    """The lines of the parts that are chosen, with every part that they stand in."""
     chosen = []
-    wanted: bool | None = None
+    wanted: list[bool] = []
     for line in lines:
-        word, _, name = line.strip().removeprefix("%% ").partition(" ")
-        if not line.strip().startswith("%%"):
-            if wanted is not False:
+        if not line.startswith("%% "):
+            if all(wanted):
                 chosen.append(line)
-        elif word == "if":
-            assert wanted is None, "parts of a template do not nest"
-            wanted = conditions[name]
+            continue
+        word, _, name = line.removeprefix("%% ").partition(" ")
+        if word == "if":
+            wanted.append(conditions[name])
+        elif word == "else":
+            wanted[-1] = not wanted[-1]
         else:
-            assert wanted is not None, "`%% else` and `%% end` follow `%% if`"
-            assert word in {"else", "end"}, line
-            wanted = not wanted if word == "else" else None
-    assert wanted is None, "a part that begins has an end"
+            assert word == "end", line
+            wanted.pop()
+    assert not wanted, "a part that begins has an end"
     return chosen

@@ -27,7 +27,14 @@ def print_configuration(  # The options are those of the command.
         bool, typer.Option("--fail-open", help="Let requests through while the service is down; else they get 503.")
     ] = False,
     hide_credentials: Annotated[
-        bool, typer.Option("--hide-credentials", help="Keep Authorization and X-API-Key from the upstream.")
+        bool, typer.Option("--hide-credentials", help="Keep headers that hold credentials from the upstream.")
+    ] = False,
+    credential_header: Annotated[
+        str, typer.Option(help="`credentials: header` of the plan file, if it has one: the check gets it too.")
+    ] = "",
+    credential_cookie: Annotated[
+        bool,
+        typer.Option("--credential-cookie", help="It has `credentials: cookie`: the check gets cookies."),
     ] = False,
     lua: Annotated[bool, typer.Option("--lua", help="haproxy: print the Lua file instead.")] = False,
     lua_path: Annotated[str, typer.Option(help="haproxy: where the configuration loads the Lua file from.")] = (
@@ -39,6 +46,7 @@ def print_configuration(  # The options are those of the command.
     upstream_at = _read(gateway.url, upstream, "--upstream", faults)
     check_at = _read(gateway.url, check, "--check", faults)
     listen_at = _read(gateway.listener, listen, "--listen", faults)
+    header = _read(gateway.credential_header, credential_header, "--credential-header", faults)
     lua_at = _read(gateway.lua_path, lua_path, "--lua-path", faults)
     if lua and name is not Gateway.HAPROXY:
         faults.append(Fault("--lua", f"{name.value} needs no Lua file; only haproxy does"))
@@ -49,6 +57,7 @@ def print_configuration(  # The options are those of the command.
     assert upstream_at is not None
     assert check_at is not None
     assert listen_at is not None
+    assert header is not None
     assert lua_at is not None
     options = Options(
         upstream=upstream_at,
@@ -56,6 +65,8 @@ def print_configuration(  # The options are those of the command.
         listen=listen_at,
         fail_open=fail_open,
         hide_credentials=hide_credentials,
+        credential_header=header,
+        credential_cookie=credential_cookie,
         check_timeout_ms=check_timeout_ms,
         lua_path=lua_at,
     )

@@ -7,7 +7,15 @@ local CHECK = "abns@quotas-check-<<listen_port>>"
 local PATIENCE_MS = <<patience_ms>> -- The listener at CHECK gives up before.
 
 -- Nothing else of the client's goes to quotas, and no body.
-local ASKED = { "authorization", "x-api-key", "origin", "access-control-request-method" }
+local ASKED = {
+    "authorization", "x-api-key", "origin", "access-control-request-method",
+%% if credential_header
+    "<<credential_header>>",
+%% end
+%% if credential_cookie
+    "cookie",
+%% end
+}
 local RATE_LIMIT = {
     "ratelimit", "ratelimit-policy", "x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset",
 }

@@ -25,8 +25,11 @@ from .upstream import TRACE, Received, Upstream, upstream
 PLANS = """
 headers: both
 preflight: pass
+dedupe: {header: X-Request-ID, within: 60 s}
+credentials: {header: X-Acme-Key, cookie: acme_session}
 plans:
   three:   {limits: {hourly: {rate: 1/hour, burst: 3}}}
+  tenth:   {limits: {hourly: {rate: 1/hour, burst: 100}}}
   half:    {limits: {hourly: {rate: 1/hour, burst: 500}}}
   wide:    {limits: {hourly: {rate: 1/hour, burst: 1000000}}}
   lenient: {limits: {hourly: {rate: 1/hour, burst: 1000000}}, on_store_error: allow}
@@ -116,16 +119,23 @@ class Stands:
         return folder
 
 
-@pytest.fixture(scope="session")
-def service() -> Iterator[Service]:
+@contextmanager
+def serving(plans: str) -> Iterator[Service]:
+    """A service with these plans, on a Valkey of its own."""
     with tempfile.TemporaryDirectory() as folder:
         home = Home(Path(folder))
-        home.plans(PLANS)
+        home.plans(plans)
         home.environment |= {"QUOTAS_STORE_TIMEOUT_MS": STORE_TIMEOUT_MS, "QUOTAS_ADMIN_TOKEN": f"tests:{TOKEN}"}
-        with home.serving() as serving:
+        with home.serving() as made:
             headers = {"authorization": f"Bearer {TOKEN}"}
-            with httpx.Client(base_url=serving.url, headers=headers, timeout=PATIENCE_S, trust_env=False) as admin:
-                yield Service(home, serving, admin)
+            with httpx.Client(base_url=made.url, headers=headers, timeout=PATIENCE_S, trust_env=False) as admin:
+                yield Service(home, made, admin)
+
+
+@pytest.fixture(scope="session")
+def service() -> Iterator[Service]:
+    with serving(PLANS) as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

@@ -24,14 +24,23 @@ PATIENT_MS = "60000"
 """How long gateways wait for a check where no test is about that: a bound, never an expectation."""
 
 CLOSED = ()
-OPEN = ("--fail-open", "--hide-credentials")
-VARIANTS = [(), ("--fail-open",), ("--hide-credentials",), OPEN]
+OPEN = ("--fail-open", "--hide-credentials", "--credential-header", "X-Acme-Key", "--credential-cookie")
+VARIANTS = [(), ("--fail-open",), ("--hide-credentials",), ("--credential-header", "X-Acme-Key"), OPEN]
 
 _BIN = Path(sys.executable).parent
 
 
+def available() -> list[Gateway]:
+    """Those that are installed; in CI that is all of them."""
+    return [each for each in RUN if each is not Gateway.HAPROXY or _find_haproxy() or os.environ.get("CI") == "true"]
+
+
+def _find_haproxy() -> str | None:
+    return shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin")
+
+
 def _haproxy() -> str:
-    found = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin")
+    found = _find_haproxy()
     if found is None and os.environ.get("CI") == "true":
         pytest.fail("HAProxy is not installed, and CI tries every gateway: apt-get install haproxy")
     if found is None:

@@ -21,7 +21,7 @@ class Road:
         self.port = 0
         self.asked: list[bytearray] = []
         self.drops = False
-        """Whether a connection is closed over the next thing that is asked on it."""
+        """Whether a connection breaks over the next answer: the service has taken the units by then."""
         self._loop = loop
         self._target = target
         self._server: asyncio.Server | None = None
@@ -75,8 +75,8 @@ class Road:
             there, back = await asyncio.open_connection("127.0.0.1", self._target)
             try:
                 async with asyncio.TaskGroup() as group:
-                    group.create_task(self._ask(reader, back, asked))
-                    group.create_task(_answer(there, writer))
+                    group.create_task(_pump(reader, back, asked))
+                    group.create_task(self._answer(there, writer))
             finally:
                 back.transport.abort()
         except (OSError, asyncio.CancelledError):
@@ -84,10 +84,9 @@ class Road:
         finally:
             writer.transport.abort()
 
-    async def _ask(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, noted: bytearray) -> None:
+    async def _answer(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         with suppress(OSError):
             while some := await source.read(65_536):
-                noted += some
                 if self.drops:
                     break
                 sink.write(some)
@@ -95,9 +94,10 @@ class Road:
         sink.close()
 
 
-async def _answer(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter, noted: bytearray) -> None:
     with suppress(OSError):
         while some := await source.read(65_536):
+            noted += some
             sink.write(some)
             await sink.drain()
     sink.close()

@@ -7,11 +7,13 @@ from contextlib import contextmanager
 
 import pytest
 from e2e.processes import PATIENCE_S
+from redis import Redis
 
 from quotas.gateway import Gateway
 
-from .client import Reply
-from .conftest import Service, Stand
+from .client import Reply, ask
+from .conftest import Service, Stand, Stands, serving
+from .programs import available, running
 from .upstream import ANSWER, BODY, TRACE, Received
 
 FORGED = [
@@ -140,6 +142,18 @@ def test_only_what_a_check_is_about_goes_to_the_service(service: Service, stand:
     assert [value for name, value in fields if name in {b"content-length", b"transfer-encoding"}] in ([], [b"0"])
 
 
+def test_a_caller_without_a_credential_counts_by_its_own_address(stands: Stands) -> None:
+    plans = "plans: {three: {limits: {hourly: {rate: 1/hour, burst: 3}}}}\nanonymous: {plan: three}"
+    with serving(plans) as service, Redis(unix_socket_path=str(service.home.data / "valkey.sock")) as store:
+        for gateway in available():
+            store.flushall()
+            made = running(gateway, stands.new_folder(), upstream=stands.upstream.port, check=service.port)
+            with made as started:
+                hops = [[("X-Forwarded-For", f"198.51.100.{hop}")] for hop in range(4)]
+                statuses = [ask(started.port, "/", hop).status for hop in hops]
+            assert statuses == [200, 200, 200, 429], gateway
+
+
 def carried_target(gateway: Gateway, asked: bytes) -> bytes:
     """The target that a check is about, as the gateway carries it."""
     line, *lines = asked.split(b"\r\n")
@@ -173,6 +187,20 @@ class TestCredentials:
             assert received is not None
             assert received.all("x-quotas-client") == [name]
             assert not [value for _, value in received.headers if key in value]
+
+    def test_the_further_places_of_the_plan_file_are_handed_on(self, service: Service, open_stand: Stand) -> None:
+        """With --credential-header and --credential-cookie."""
+        name, key = service.client("wide")
+        for header in (("X-Acme-Key", key), ("Cookie", f"a=b; acme_session={key}; c=d")):
+            reply, received = open_stand.ask("/", header)
+            assert reply.status == 200
+            assert received is not None
+            assert received.all("x-quotas-client") == [name]
+            assert received.all("x-acme-key") == []
+
+    def test_and_not_otherwise(self, service: Service, stand: Stand) -> None:
+        _, key = service.client("wide")
+        assert stand.ask("/", ("Cookie", f"acme_session={key}"))[0].status == 401
 
     def test_two_credentials_are_none(self, service: Service, stand: Stand) -> None:
         """Refused by the gateway or by the service, and never the first one or the last one wins."""

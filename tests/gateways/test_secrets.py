@@ -17,6 +17,8 @@ def test_no_credential_is_in_any_log(service: Service, stands: Stands, stand: St
         each.ask("/", ("X-API-Key", key), ("X-API-Key", key))
         each.ask("/", ("Authorization", f"Bearer {key}"), ("Authorization", f"Basic {key}"))
         each.ask(f"/?api_key={key}", ("X-API-Key", key))
+        each.ask("/", ("X-Acme-Key", key))
+        each.ask("/", ("Cookie", f"acme_session={key}"))
         with cut(each):
             each.ask("/", ("X-API-Key", key), ("Authorization", f"Bearer {key}"), ("Cookie", f"key={key}"))
     folders = [stands.get(gateway, variant).running.log.parent for variant in (CLOSED, OPEN)]

@@ -19,9 +19,17 @@ OPTIONS = Options(Address("app.example", 3001), Address("quotas.example", 8081),
 SYNTAX = set("\"'`{}[]()<>;#$%&|\\^~*?!=, \t\r\n\0")
 
 
-def printed(name: Gateway, *, fail_open: bool = False, hide_credentials: bool = False) -> str:
+def printed(
+    name: Gateway, *, fail_open: bool = False, hide_credentials: bool = False, credential_header: str = ""
+) -> str:
     options = Options(
-        OPTIONS.upstream, OPTIONS.check, OPTIONS.listen, fail_open=fail_open, hide_credentials=hide_credentials
+        OPTIONS.upstream,
+        OPTIONS.check,
+        OPTIONS.listen,
+        fail_open=fail_open,
+        hide_credentials=hide_credentials,
+        credential_header=credential_header,
+        credential_cookie=credential_header != "",
     )
     text = gateway.render(name, options)
     return text + gateway.render_lua(options) if name is Gateway.HAPROXY else text
@@ -111,6 +119,15 @@ class TestAddresses:
             gateway.lua_path(text)
         assert gateway.lua_path("/etc/haproxy/lua-5.3/quotas_1.lua") == "/etc/haproxy/lua-5.3/quotas_1.lua"
 
+    @pytest.mark.parametrize("text", ["X_Acme", "X;", 'X "', "a b", "X-Ä", "Cookie", "X-Quotas-Client", "-" * 65])
+    def test_a_header_that_gateways_drop_or_that_means_something_else_is_refused(self, text: str) -> None:
+        with pytest.raises(ValueError, match=r"must be letters|means something else|has 1 to 64 letters"):
+            gateway.credential_header(text)
+
+    def test_a_header_of_ones_own_is_taken(self) -> None:
+        assert gateway.credential_header("X-Acme-Key") == "X-Acme-Key"
+        assert gateway.credential_header("") == ""
+
 
 class TestEveryFile:
     @pytest.mark.parametrize(("name", "fail_open", "hide_credentials"), variants())
@@ -121,6 +138,14 @@ class TestEveryFile:
         assert "quotas.example" in text
         assert "8001" in text
         assert ("--fail-open" in text) == fail_open
+
+    @pytest.mark.parametrize("name", list(Gateway))
+    def test_hands_on_the_further_places_of_the_plan_file(self, name: Gateway) -> None:
+        text = printed(name, credential_header="X-Acme-Key", hide_credentials=True).lower()
+        assert "x-acme-key" in text
+        assert "x-acme-key" not in printed(name).lower()
+        handed_on = "-cookie" if name is Gateway.CADDY else "cookie"  # Caddy hands everything on, and then but that.
+        assert (handed_on in text) != (handed_on in printed(name).lower())
 
     @pytest.mark.parametrize("name", list(Gateway))
     def test_knows_whom_the_service_names(self, name: Gateway) -> None:

@@ -172,6 +172,14 @@ def test_what_the_upstream_answers_is_passed_on(service: Service, stand: Stand, 
     assert (reply.status, reply.all("x-upstream"), reply.all("x-quotas-reason")) == (status, ["yes"], [])
 
 
+def test_a_client_cannot_have_the_upstream_asked_again(service: Service, stand: Stand) -> None:
+    _, key = service.client("wide")
+    again = (("X-Envoy-Retry-On", "5xx"), ("X-Envoy-Max-Retries", "3"))
+    trace = f"again-{stand.running.port}"
+    reply = ask(stand.running.port, "/", [("X-API-Key", key), (TRACE, trace), (ANSWER, "503"), *again])
+    assert (reply.status, stand.upstream.times[trace]) == (503, 1)
+
+
 class TestCredentials:
     def test_the_upstream_gets_them_by_default(self, service: Service, stand: Stand) -> None:
         _, key = service.client("wide")

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,6 +44,8 @@ class Upstream(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.received: dict[str, Received] = {}
+        self.times: Counter[str] = Counter()
+        """How often each request was received."""
 
     @property
     def port(self) -> int:
@@ -65,7 +68,9 @@ class _Handler(BaseHTTPRequestHandler):
         received = Received(
             self.command, self.requestline.split(" ")[1], headers, len(body), hashlib.sha256(body).hexdigest()
         )
-        self.server.received[self.headers.get(TRACE, "")] = received
+        trace = self.headers.get(TRACE, "")
+        self.server.received[trace] = received
+        self.server.times[trace] += 1
         if self.headers.get("Upgrade", "").lower() == "websocket":
             self._speak()
             return

@@ -34,6 +34,7 @@ plans:
   wide:    {limits: {hourly: {rate: 1/hour, burst: 1000000}}}
   lenient: {limits: {hourly: {rate: 1/hour, burst: 1000000}}, on_store_error: allow}
   paced:   {limits: {per-second: {rate: 1/second, burst: 1}}}
+  scoped:  {limits: {hourly: {rate: 1/hour, burst: 1}}, required_scopes: [admin]}
   held:    {limits: {held: {rate: 1/hour, burst: 1, match: {path: /held/it}}}}
 """
 STORE_TIMEOUT_MS = "2000"

@@ -104,9 +104,17 @@ def test_a_suspended_client_is_403(service: Service, stand: Stand) -> None:
     name, key = service.client("wide")
     service.suspend(name)
     reply, received = stand.ask("/", ("Authorization", f"Bearer {key}"))
-    assert (reply.status, received) == (403, None)
+    assert (reply.status, received, reply.all("www-authenticate")) == (403, None, [])
     assert reply.one("x-quotas-reason") == "suspended_client"
     problem(reply)
+
+
+def test_a_credential_without_a_scope_is_403_with_a_challenge(service: Service, stand: Stand) -> None:
+    _, key = service.client("scoped")
+    reply, received = stand.ask("/", ("X-API-Key", key))
+    assert (reply.status, received) == (403, None)
+    assert reply.one("www-authenticate") == 'Bearer realm="quotas", error="insufficient_scope", scope="admin"'
+    assert problem(reply)["reason"] == "insufficient_scope"
 
 
 def test_what_a_client_says_about_itself_reaches_nobody(service: Service, stand: Stand) -> None:

@@ -34,7 +34,7 @@ def print_configuration(  # The options are those of the command.
     ] = "",
     credential_cookie: Annotated[
         bool,
-        typer.Option("--credential-cookie", help="It has `credentials: cookie`: the check gets cookies."),
+        typer.Option("--credential-cookie", help="`credentials: cookie` of the plan file: the check gets cookies."),
     ] = False,
     lua: Annotated[bool, typer.Option("--lua", help="haproxy: print the Lua file instead.")] = False,
     lua_path: Annotated[str, typer.Option(help="haproxy: where the configuration loads the Lua file from.")] = (

@@ -1,5 +1,6 @@
 """An ordinary HTTP client that sends exactly the lines it is told to."""
 
+import hashlib
 import http.client
 import socket
 from collections.abc import Iterable, Sequence
@@ -7,6 +8,26 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from e2e.processes import PATIENCE_S
+
+FORGED = [
+    ("X-Quotas-Client", "root"),
+    ("X-Quotas-Plan", "unlimited"),
+    ("X-Quotas-Subject", "root"),
+    ("X-Quotas-Cost", "0"),
+    ("X-Quotas-Degraded", "1"),
+    ("X_Quotas_Client", "root"),
+    ("X-Forwarded-For", "198.51.100.7"),
+    ("X-Forwarded-Method", "OPTIONS"),
+    ("X-Forwarded-Uri", "/free"),
+    ("X-Original-Method", "OPTIONS"),
+    ("X-Original-URI", "/free"),
+    ("X-Original-URL", "/free"),
+    ("X-Request-ID", "chosen-by-the-client"),
+]
+"""What a client may say in names that are not its own."""
+
+MEGABYTE = bytes(range(256)) * 4096
+DIGEST = hashlib.sha256(MEGABYTE).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

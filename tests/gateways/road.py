@@ -44,6 +44,15 @@ class Road:
         """Listen no longer and break every connection."""
         self._run(self._close())
 
+    @contextmanager
+    def closed(self) -> Iterator[None]:
+        """Nobody listens here for a while."""
+        self.close()
+        try:
+            yield
+        finally:
+            self.open()
+
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE_S)
 

@@ -1,71 +1,13 @@
 """What a client sees and what the upstream gets, through each gateway."""
 
-import json
-import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import pytest
-from e2e.processes import PATIENCE_S
 from redis import Redis
 
-from quotas.gateway import Gateway
-from quotas.places import MAX_CREDENTIAL
-
-from .client import Reply, ask
+from .client import FORGED, ask
 from .conftest import Service, Stand, Stands, serving
+from .findings import carried_target, identity, is_here, problem
 from .programs import available, running
-from .upstream import ANSWER, BODY, TRACE, Received
-
-FORGED = [
-    ("X-Quotas-Client", "root"),
-    ("X-Quotas-Plan", "unlimited"),
-    ("X-Quotas-Subject", "root"),
-    ("X-Quotas-Cost", "0"),
-    ("X-Quotas-Degraded", "1"),
-    ("X_Quotas_Client", "root"),
-    ("X-Forwarded-For", "198.51.100.7"),
-    ("X-Forwarded-Method", "OPTIONS"),
-    ("X-Forwarded-Uri", "/free"),
-    ("X-Original-Method", "OPTIONS"),
-    ("X-Original-URI", "/free"),
-    ("X-Original-URL", "/free"),
-    ("X-Request-ID", "chosen-by-the-client"),
-]
-
-
-def is_here(address: str) -> bool:
-    """Whether this is an address of this machine: Envoy names another one than the loopback address."""
-    with socket.socket() as probe:
-        try:
-            probe.bind((address, 0))
-        except OSError:
-            return False
-        return True
-
-
-def problem(reply: Reply) -> dict[str, object]:
-    """The problem details of a refusal, which is for nobody else."""
-    assert reply.one("content-type").split(";")[0] == "application/problem+json"
-    assert "no-store" in reply.one("cache-control")
-    found: dict[str, object] = json.loads(reply.body)
-    assert found["status"] == reply.status
-    return found
-
-
-def identity(received: Received | None) -> dict[str, list[str]]:
-    """What the upstream could take for who is calling, underscores included."""
-    assert received is not None
-    named = {name.replace("_", "-") for name, _ in received.headers}
-    return {
-        name: [value for each, value in received.headers if each.replace("_", "-") == name and value]
-        for name in named
-        if name.startswith("x-quotas-")
-    }
-
-
-def without_empty(found: dict[str, list[str]]) -> dict[str, list[str]]:
-    return {name: values for name, values in found.items() if values}
+from .upstream import ANSWER, BODY, TRACE
 
 
 def test_a_burst_of_three_passes_and_the_fourth_is_429(service: Service, stand: Stand) -> None:
@@ -123,7 +65,7 @@ def test_what_a_client_says_about_itself_reaches_nobody(service: Service, stand:
         reply, received = stand.ask("/paid", ("X-API-Key", key), *FORGED)
         assert reply.status == 200
         assert received is not None
-        found = without_empty(identity(received))
+        found = identity(received)
         assert found.pop("x-quotas-subject")[0].startswith("key_")
         assert found == {"x-quotas-client": [name], "x-quotas-plan": ["three"]}
         (address,) = received.all("x-forwarded-for")
@@ -163,16 +105,6 @@ def test_a_caller_without_a_credential_counts_by_its_own_address(stands: Stands)
             assert statuses == [200, 200, 200, 429], gateway
 
 
-def carried_target(gateway: Gateway, asked: bytes) -> bytes:
-    """The target that a check is about, as the gateway carries it."""
-    line, *lines = asked.split(b"\r\n")
-    if gateway is Gateway.ENVOY:
-        return line.split(b" ")[1].removeprefix(b"/check/envoy")
-    name = b"x-original-uri" if gateway is Gateway.NGINX else b"x-forwarded-uri"
-    (found,) = (value for each, value in (line.split(b": ", 1) for line in lines) if each.lower() == name)
-    return found
-
-
 @pytest.mark.parametrize("status", [200, 204, 301, 401, 403, 404, 429, 500, 503])
 def test_what_the_upstream_answers_is_passed_on(service: Service, stand: Stand, status: int) -> None:
     _, key = service.client("wide")
@@ -186,97 +118,3 @@ def test_a_client_cannot_have_the_upstream_asked_again(service: Service, stand: 
     trace = f"again-{stand.running.port}"
     reply = ask(stand.running.port, "/", [("X-API-Key", key), (TRACE, trace), (ANSWER, "503"), *again])
     assert (reply.status, stand.upstream.times[trace]) == (503, 1)
-
-
-class TestCredentials:
-    def test_the_upstream_gets_them_by_default(self, service: Service, stand: Stand) -> None:
-        _, key = service.client("wide")
-        for header in (("X-API-Key", key), ("Authorization", f"Bearer {key}")):
-            _, received = stand.ask("/", header)
-            assert received is not None
-            assert received.all(header[0].lower()) == [header[1]]
-
-    def test_and_not_when_they_are_hidden(self, service: Service, open_stand: Stand) -> None:
-        name, key = service.client("wide")
-        for header in (("X-API-Key", key), ("Authorization", f"Bearer {key}")):
-            reply, received = open_stand.ask("/", header)
-            assert reply.status == 200
-            assert received is not None
-            assert received.all("x-quotas-client") == [name]
-            assert not [value for _, value in received.headers if key in value]
-
-    def test_the_further_places_of_the_plan_file_are_handed_on(self, service: Service, open_stand: Stand) -> None:
-        """With --credential-header and --credential-cookie."""
-        name, key = service.client("wide")
-        for header in (("X-Acme-Key", key), ("Cookie", f"a=b; acme_session={key}; c=d")):
-            reply, received = open_stand.ask("/", header)
-            assert reply.status == 200
-            assert received is not None
-            assert received.all("x-quotas-client") == [name]
-            assert received.all("x-acme-key") == []
-
-    def test_and_not_otherwise(self, service: Service, stand: Stand) -> None:
-        _, key = service.client("wide")
-        assert stand.ask("/", ("Cookie", f"acme_session={key}"))[0].status == 401
-
-    def test_two_credentials_are_none(self, service: Service, stand: Stand) -> None:
-        """Refused by the gateway or by the service, and never the first one or the last one wins."""
-        keys = [service.client("wide")[1] for _ in range(2)]
-        for header in ("X-API-Key", "Authorization"):
-            lines = [(header, key if header == "X-API-Key" else f"Bearer {key}") for key in keys]
-            reply, received = stand.ask("/", *lines)
-            assert received is None
-            assert reply.status in {400, 401}
-
-    @pytest.mark.parametrize("length", [7_000, MAX_CREDENTIAL])
-    def test_a_long_credential_arrives_whole(self, stand: Stand, length: int) -> None:
-        """A JWT of 7 kB, and the longest that the service looks at."""
-        mark = f"{stand.running.port}-{length}-"
-        reply, _ = stand.ask("/", ("Authorization", f"Bearer {mark}{'e' * (length - len(mark))}"))
-        assert reply.status == 401
-        (asked,) = stand.road.requests(mark)
-        assert f"{mark}{'e' * (length - len(mark))}\r\n".encode() in asked + b"\r\n"
-
-
-def test_a_web_socket_passes(service: Service, stand: Stand) -> None:
-    name, key = service.client("wide")
-    with upgraded(stand, key, "websocket") as (connection, head):
-        assert head.startswith(b"HTTP/1.1 101")
-        for said in (b"over", b"and over"):
-            connection.sendall(said)
-            assert connection.recv(4096) == said
-    received = stand.upstream.received[f"socket-{stand.running.port}-websocket"]
-    assert received.all("x-quotas-client") == [name]
-
-
-def test_no_other_protocol_does(service: Service, stand: Stand) -> None:
-    """What goes over an h2c connection would never be asked about."""
-    _, key = service.client("wide")
-    with upgraded(stand, key, "h2c") as (_, head):
-        assert not head.startswith(b"HTTP/1.1 101")
-    received = stand.upstream.received.get(f"socket-{stand.running.port}-h2c")
-    assert received is None or received.all("upgrade") == []
-
-
-@contextmanager
-def upgraded(stand: Stand, key: str, protocol: str) -> Iterator[tuple[socket.socket, bytes]]:
-    """A connection that has asked to speak something else, and the head of the answer."""
-    lines = [
-        "GET /speak HTTP/1.1",
-        "Host: here",
-        f"X-API-Key: {key}",
-        f"{TRACE}: socket-{stand.running.port}-{protocol}",
-        f"Upgrade: {protocol}",
-        "Connection: Upgrade, HTTP2-Settings",
-        "HTTP2-Settings: AAMAAABkAAQAAP__",
-        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
-        "Sec-WebSocket-Version: 13",
-    ]
-    with socket.create_connection(("127.0.0.1", stand.running.port), PATIENCE_S) as connection:
-        connection.sendall("\r\n".join([*lines, "", ""]).encode())
-        head = b""
-        while not head.endswith(b"\r\n\r\n"):
-            some = connection.recv(1)
-            assert some, head
-            head += some
-        yield connection, head

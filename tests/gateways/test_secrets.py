@@ -9,7 +9,6 @@ from quotas.gateway import Gateway
 from .conftest import Service, Stand, Stands
 from .programs import CLOSED, OPEN, running
 from .road import road
-from .test_outage import cut
 
 
 @pytest.mark.parametrize("variant", [CLOSED, OPEN], ids=["closed", "open"])
@@ -38,7 +37,7 @@ def show(stand: Stand, key: str) -> None:
     stand.ask("/told", ("X-Acme-Key", key))
     stand.ask("/told", ("Cookie", f"acme_session={key}"))
     stand.ask(f"/told?api_key={key}", ("X-API-Key", key))
-    with cut(stand):
+    with stand.road.closed():
         stand.ask("/told", ("X-API-Key", key), ("Authorization", f"Bearer {key}"), ("Cookie", f"key={key}"))
 
 

@@ -33,6 +33,7 @@ from quotas.registry import Registry
 from quotas.reloading import Reloader
 from quotas.revocations import Revocations
 from quotas.revoking import Revoking
+from quotas.scraping import Scraper
 from quotas.scripts import TAKE
 from quotas.self_service import SelfService
 from quotas.settings import Settings, secrets
@@ -182,6 +183,7 @@ class Worker:
         settings = self.settings
         assert settings.redis_url is not None, "a worker is told where its store is"
         metrics = Metrics(self.metrics_folder)
+        metrics.use(self.config, first=True)
         planbook = Planbook(self.config)
         # What operators ask stands in a line of its own: a long listing must not hold up checks.
         async with (
@@ -198,6 +200,7 @@ class Worker:
             def use(config: Config) -> None:
                 subjects.use(config)
                 planbook.use(config)
+                metrics.use(config)
                 identities.forget_all()
 
             last_use = LastUse(Registry(operators))
@@ -230,8 +233,9 @@ class Worker:
             async with Listener(store, waiting, identities.hear) as listener, reloader, upkeep:
                 identities.listen(listener)
                 admin = _admin(settings, operators, planbook)
+                scraper = Scraper(store=operators, planbook=planbook, metrics=metrics)
                 own = SelfService(checks, admin.clients, admin.audit, planbook)
-                yield Services(store, checks, refunds, planbook, metrics, admin, own)
+                yield Services(store, checks, refunds, planbook, scraper, admin, own)
 
 
 def _admin(settings: Settings, store: Store, planbook: Planbook) -> Admin:

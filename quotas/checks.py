@@ -176,13 +176,8 @@ class Checks:
         return self._counted(answer, begun)
 
     def _counted(self, answer: Answer, begun: float) -> Answer:
-        client = answer.identity and answer.identity.client
-        self._metrics.check(
-            (client.name or None) if client else None,
-            client.plan if client else "",
-            outcome(answer),
-            self._timer() - begun,
-        )
+        client = None if answer.identity is None else answer.identity.client
+        self._metrics.check(client, outcome(answer), self._timer() - begun)
         return answer
 
     def _nobody(self, headers: Collection[tuple[bytes, bytes]], peer: str | None, config: Config) -> Identity:
@@ -280,7 +275,7 @@ class Checks:
         """Count what an allowed check took, and what limits that do not refuse have seen."""
         client = identity.client
         if decision.allowed:
-            self._metrics.units(client.name or None, client.plan, cost)
+            self._metrics.units(client, cost)
         for standing in decision.standings:
             mode = standing.limit.mode
             if mode is Mode.SHADOW and standing.retry_after_us != 0:

@@ -213,7 +213,7 @@ METRICS = Endpoint(
     methods=("GET", "HEAD"),
     name="metrics",
     summary="What was counted, by all workers, for Prometheus.",
-    answers={200: Told(what="Metrics in the text format.", body=str, media_type="text/plain")},
+    answers={200: Told(what="Metrics, as OpenMetrics where that is preferred.", body=str, media_type="text/plain")},
 )
 OPENAPI = Endpoint(
     path="/openapi.json",

@@ -61,6 +61,8 @@ _RATE = re.compile(r"(-?[0-9_]+)\s*(?:/|\bper\b)\s*(?:([0-9_]+)\s+)?([a-z]+)")
 _QUOTA = re.compile(r"(-?[0-9_]+)\s*(?:/|\bper\b)\s*([a-z]+)")
 _MAX_DIGITS = 19
 MAX_CLIENT_NAME = 128
+MOST_CLIENTS = 10_000
+"""The most clients that can be counted each under its own name."""
 
 
 class StoreErrorPolicy(Enum):
@@ -162,6 +164,8 @@ class Config:
     """Everything one configuration file says. `clients` are those kept in the file, as name -> plan.
 
     `issuers` are those whose tokens are believed, by their `iss`; `decryption_keys` say where private keys are.
+    `max_clients` is how many clients are counted each under its own name, at most.
+
     `places` are where a credential may stand. `anonymous` is the plan of callers without one; None: they are refused.
     `dedupe` None charges every check, however often it is sent.
     """
@@ -177,6 +181,7 @@ class Config:
     places: Places = ALWAYS
     anonymous: str | None = None
     dedupe: Dedupe | None = None
+    max_clients: int = 1000
 
 
 def parse(text: str, source: str) -> Config:
@@ -448,6 +453,10 @@ class _Dedupe(_Model):
     within: Annotated[int, BeforeValidator(_within)] = 5 * UNIT_US["second"]
 
 
+class _Metrics(_Model):
+    max_clients: Annotated[int, Field(ge=0, le=MOST_CLIENTS)] = 1000
+
+
 class _File(_Model):
     plans: Annotated[dict[_Name, _Plan], Field(min_length=1)]
     clients: dict[Annotated[str, AfterValidator(_client_name)], _Client] = {}
@@ -459,6 +468,7 @@ class _File(_Model):
     credentials: _Credentials = _Credentials()
     anonymous: _Anonymous = _Anonymous()
     dedupe: _Dedupe | None = None
+    metrics: _Metrics = _Metrics()
 
     def to_domain(self, source: str) -> Config:
         return Config(
@@ -470,6 +480,7 @@ class _File(_Model):
             tuple(key.to_domain() for key in self.decryption_keys),
             places=self.credentials.to_domain(),
             anonymous=self.anonymous.plan,
+            max_clients=self.metrics.max_clients,
             headers=self.headers,
             preflight=self.preflight,
             dedupe=None if self.dedupe is None else Dedupe(self.dedupe.header.lower().encode(), self.dedupe.within),
@@ -572,6 +583,7 @@ _PLACES: tuple[tuple[tuple[str, ...], type[BaseModel]], ...] = (
     (("credentials",), _Credentials),
     (("anonymous",), _Anonymous),
     (("dedupe",), _Dedupe),
+    (("metrics",), _Metrics),
     (("issuers", "*"), IssuerModel),
     (("decryption_keys", "*"), DecryptionKeyModel),
 )

@@ -21,7 +21,7 @@ The secret of a key is never here, only its digest.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
@@ -206,6 +206,16 @@ class Registry:
     async def client_of_id(self, client_id: str) -> Client | None:
         """The client of this id, or None."""
         return await self._load_client(client_id)
+
+    async def ids(self, names: Collection[str], *, all_up_to: int) -> dict[str, str]:
+        """The ids of the clients of these names by name; of all clients, when there are at most `all_up_to`."""
+        if await self._store.call("HLEN", _CLIENTS) <= all_up_to:
+            found = [word.decode() for word in await self._store.call("HGETALL", _CLIENTS)]
+            holders = dict(zip(found[::2], found[1::2], strict=True))
+        else:
+            found = await self._store.call("HMGET", _CLIENTS, *names) if names else []
+            holders = {name: holder.decode() for name, holder in zip(names, found, strict=True) if holder is not None}
+        return {name: holder for name, holder in holders.items() if not holder.startswith(_LEAVING)}
 
     async def client(self, name: str) -> Client | None:
         """The client of this exact name, or None."""

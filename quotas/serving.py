@@ -3,15 +3,14 @@
 import os
 import signal
 import socket
-import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
 from types import FrameType
 
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
+from quotas import slots
 from quotas.app import Worker, check_secrets, set_up_logging
 from quotas.configuration import ConfigFile
 from quotas.errors import ConfigError, Fault
@@ -54,8 +53,7 @@ def serve(  # noqa: PLR0913 # One parameter for each option of the command.
             listeners.append(stack.enter_context(_listen(host, settings.admin_port)))
         folder = None
         if workers > 1:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="quotas-metrics-")))
-            os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)  # For the workers: they are started from here.
+            folder = stack.enter_context(slots.folder())
         worker = Worker(settings, file, known, config, folder, os.getpid() if workers > 1 else None)
         signal.signal(signal.SIGTERM, _leave)
         announce(_base_url(listener), config)

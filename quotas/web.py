@@ -26,17 +26,18 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Match, NoMatchFound, Route
 from starlette.types import Receive, Scope, Send
 
-from quotas import admin, contract, faces, metrics, problems, rendering, self_service
+from quotas import admin, contract, faces, problems, rendering, self_service
 from quotas.admin_operations import Admin
 from quotas.bodies import HealthBody, ReadyBody, RefundBody, RefundRequest
 from quotas.checks import Checks
 from quotas.errors import ConflictError, NotFoundError, QuotasError, StoreUnavailableError
+from quotas.exposition import Format
 from quotas.faces import Face
-from quotas.metrics import Metrics
 from quotas.openapi import Endpoint
 from quotas.planbook import Planbook
 from quotas.refunds import Refunds
 from quotas.rendering import check_response
+from quotas.scraping import Scraper
 from quotas.self_service import SelfService
 from quotas.store import Store, deadline
 
@@ -55,7 +56,7 @@ class Services:
     checks: Checks
     refunds: Refunds
     planbook: Planbook
-    metrics: Metrics
+    scraper: Scraper
     admin: Admin
     self_service: SelfService
 
@@ -222,8 +223,9 @@ async def _readyz(request: Request) -> Response:
 async def _metrics(request: Request) -> Response:
     """What was counted, by all workers, for Prometheus."""
     services: Services = request.state.services
-    exposition = await asyncio.to_thread(services.metrics.exposition)
-    return Response(exposition, media_type=metrics.CONTENT_TYPE)
+    form = Format.asked_for(request.headers.get("accept", ""))
+    text = await services.scraper.scrape(form)
+    return Response(text, headers={"content-type": form.value, "vary": "Accept", **problems.NO_STORE})
 
 
 async def _refund(request: Request) -> Response:

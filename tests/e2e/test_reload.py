@@ -340,7 +340,7 @@ def test_a_bad_file_stays_told_when_the_clients_of_the_one_before_are_kept_late(
             assert not await reloader.reload()
             may.set()
             await asyncio.wait_for(done.wait(), PATIENCE_S)
-            assert f"{METRIC} 0.0" in metrics.exposition().decode().splitlines()
+            assert f"{METRIC} 0.0" in metrics.exposition().splitlines()
 
     asyncio.run(work())
 

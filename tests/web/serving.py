@@ -95,6 +95,6 @@ async def service(  # noqa: PLR0913 # One parameter for each thing that a test m
 
 
 def samples(exposition: str, name: str) -> dict[str, float]:
-    """The values of one metric, by the text of their labels."""
+    """The values of one metric that are not 0, by the text of their labels: what was counted, not what could be."""
     lines = (line.rpartition(" ") for line in exposition.splitlines() if line.startswith(name + "{"))
-    return {sample.removeprefix(name): float(value) for sample, _, value in lines}
+    return {sample.removeprefix(name): float(value) for sample, _, value in lines if float(value)}

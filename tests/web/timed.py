@@ -15,6 +15,7 @@ from quotas.checks import Checks
 from quotas.clients import Clients
 from quotas.configuration import ConfigFile
 from quotas.registry import Registry
+from quotas.scraping import Scraper
 from quotas.scripts import Refund
 from quotas.settings import Settings
 from quotas.store import Store
@@ -119,6 +120,7 @@ async def timed(
             patch.object(app, "clock", clock),
             patch.object(app, "UPKEEP_S", NO_UPKEEP_S),
             patch.object(app, "Checks", partial(Checks, clock_decides=clock_decides)),
+            patch.object(app, "Scraper", partial(Scraper, clock=clock if clock_decides else None)),
         ):
             state = await stack.enter_async_context(application.router.lifespan_context(application))
         assert state is not None

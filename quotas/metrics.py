@@ -22,7 +22,7 @@ from quotas import exposition
 from quotas.exposition import Family, Format, Kind
 from quotas.limits import Mode
 from quotas.plans import Config, StoreErrorPolicy
-from quotas.rows import COUNTS, SLOT_CELLS, TABLE_BYTES, Rows
+from quotas.rows import COUNTS, HEAD_BYTES, SLOT_CELLS, TABLE_BYTES, Rows
 from quotas.series import OTHER, Series, SeriesList
 from quotas.slots import BusyError, Cells, Slots
 
@@ -127,7 +127,7 @@ class Metrics:
     ) -> None:
         self._now = now
         self._slots = Slots(folder, table_bytes=_ROWS_AT + TABLE_BYTES, cells=_SERIES_CELLS + SLOT_CELLS)
-        self._slots.reserve(0, _ROWS_AT)
+        self._slots.reserve(0, _ROWS_AT + HEAD_BYTES)
         self._cells = self._slots.own
         table = self._slots.table
         self._series = SeriesList(self._slots, table[:_SERIES_AT].cast("d"), table[_SERIES_AT:_ROWS_AT], _SERIES_CELLS)

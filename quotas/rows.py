@@ -23,7 +23,6 @@ import time
 from array import array
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from struct import pack_into, unpack_from
 
 import orjson
 
@@ -47,13 +46,18 @@ MARGIN = 16
 CANDIDATES = 1024
 """Newcomers whose checks a worker estimates."""
 
+_FORGOTTEN = 60
+"""Halvings after which no count is left."""
+
 _RECORD = 1024
 _RING = 1024
 _CHANGES, _LIMIT, _USED, _AGED_AT, _AGINGS, _EVICTED_AT, _EVICTIONS, _HEAD = range(8)
 _CELL = 8
 _VERSIONS = _HEAD + _RING
-_RECORDS = (_VERSIONS + MAX_ROWS) * _CELL
-TABLE_BYTES = _RECORDS + MAX_ROWS * _RECORD
+HEAD_BYTES = (_VERSIONS + MAX_ROWS) * _CELL
+"""Bytes of the table that there must be from the start; the rest is reserved as it is needed."""
+
+TABLE_BYTES = HEAD_BYTES + MAX_ROWS * _RECORD
 """Bytes that the entries have in the table."""
 
 Key = tuple[str, str]
@@ -87,7 +91,7 @@ class Rows:
     def __init__(self, slots: Slots, *, at: int, cell: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._slots = slots
         self._at = at
-        self._table = slots.table[at : at + _RECORDS].cast("d")
+        self._table = slots.table[at : at + HEAD_BYTES].cast("d")
         self._versions = self._table[_VERSIONS:]
         self._own = slots.own
         self._cell = cell
@@ -161,6 +165,8 @@ class Rows:
         """Know what others have changed, and let the past fade. Raises BusyError."""
         with self._slots.lock():
             self._catch_up()
+            for row in tuple(self._of.values()):
+                self._read(row.number)  # A worker may have been killed before it noted a change.
             self._age()
 
     def all(self) -> list[Row]:
@@ -179,20 +185,17 @@ class Rows:
 
     def _look(self, key: Key, name: str, *, asks: bool) -> Row | None:
         """The long way to a row: the table's news, a free row, or one of somebody who asks less."""
-        stale = self._mine.pop(key, None)
-        if stale is not None and self._entries[stale.number] is stale:
-            self._forget(stale)
         try:
-            row = self._of.get(key)
+            row = self._current(key)
             if row is None and (self._table[_CHANGES] != self._seen or len(self._of) < self.limit):
                 with self._slots.lock():
                     self._catch_up()
-                    row = self._of.get(key) or self._assign(key, name)
+                    row = self._current(key) or self._assign(key, name)
             if row is None and asks:
                 row = self._contend(key, name)
         except BusyError:
             return None
-        if row is None or self._versions[row.number] != row.version:
+        if row is None:
             return None
         if self._own[row.first - 1] != row.version:
             self._own[row.first - 1] = 0.0
@@ -202,11 +205,20 @@ class Rows:
         self._mine[key] = row
         return row
 
+    def _current(self, key: Key) -> Row | None:
+        """The row of a client as it is known, unless it is another's or nobody's by now."""
+        row = self._of.get(key)
+        if row is not None and self._versions[row.number] != row.version:
+            self._forget(row)
+            return None
+        return row
+
     def _contend(self, key: Key, name: str) -> Row | None:
         """A row of the coolest client when this newcomer is clearly busier."""
-        if self._table[_AGINGS] != self._agings:
-            self._agings = self._table[_AGINGS]
-            self._newcomers.halve()
+        times = int(self._table[_AGINGS] - self._agings)
+        if times:
+            self._agings += times
+            self._newcomers.halve(min(times, _FORGOTTEN))
             self._bar = MARGIN
         count = self._newcomers.add(key)
         now_s = self._clock()
@@ -216,8 +228,8 @@ class Rows:
         with self._slots.lock():
             self._catch_up()
             self._age()
-            if key in self._of or not self._of:
-                return self._of.get(key)
+            if key in self._of or not self._of or self._table[_AGINGS] != self._agings:
+                return self._current(key)
             heats = self._heats()
             coolest = min(self._of.values(), key=lambda row: heats[row.number])
             self._bar = max(MARGIN, MARGIN + 2 * int(heats[coolest.number]))
@@ -250,9 +262,9 @@ class Rows:
         if old is not None:
             self._forget(old)
         if version and not version % 2:
-            at = self._at + _RECORDS + number * _RECORD
-            (length,) = unpack_from("<I", self._slots.table, at)
-            client_id, name, plan = orjson.loads(self._slots.table[at + 4 : at + 4 + length])
+            at = self._at + HEAD_BYTES + number * _RECORD
+            text = bytes(self._slots.table[at : at + _RECORD])
+            client_id, name, plan = orjson.loads(text[: text.index(b"\n")])
             first = self._cell + number * ROW_CELLS + 1
             row = Row(number, version, client_id, name, plan, first, self._heat + number)
             self._entries[number] = self._of[row.key] = self._named[name, plan] = row
@@ -278,17 +290,16 @@ class Rows:
             return None
         number = next(number for number in range(self._none_free_below, MAX_ROWS) if self._entries[number] is None)
         self._none_free_below = number
-        text = orjson.dumps([client_id, name, plan])
-        assert len(text) + 4 <= _RECORD, "ids and names are bounded"
-        at = self._at + _RECORDS + number * _RECORD
+        text = orjson.dumps([client_id, name, plan]) + b"\n"
+        assert len(text) <= _RECORD, "ids and names are bounded"
+        at = self._at + HEAD_BYTES + number * _RECORD
         try:
             self._slots.reserve(at, _RECORD)
         except OSError:
             return None
         if not self._versions[number] % 2:
             self._versions[number] += 1
-        pack_into("<I", self._slots.table, at, len(text))
-        self._slots.table[at + 4 : at + 4 + len(text)] = text
+        self._slots.table[at : at + len(text)] = text
         self._table[_USED] = max(self._table[_USED], number + 1)
         for cells in self._slots.all():
             cells[self._heat + number] = 0.0
@@ -329,4 +340,4 @@ class Rows:
         for cells in self._slots.all():
             cells[begin:end] = memoryview(array("d", [heat * factor for heat in cells[begin:end].tolist()]))
         self._table[_AGED_AT] = aged_at_s + times * AGE_S
-        self._table[_AGINGS] += 1
+        self._table[_AGINGS] += times

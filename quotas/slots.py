@@ -146,6 +146,7 @@ class Slots:
     def close(self) -> None:
         """Give the slot back; for tests, because a process's end does the same."""
         if self._folder is not None:
+            fcntl.flock(self._slot_file, fcntl.LOCK_UN)  # The memory still holds the file.
             os.close(self._slot_file)
             os.close(self._table_file)
 

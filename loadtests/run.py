@@ -141,10 +141,10 @@ def counted(exposition: str) -> dict[str, Counted]:
 
 
 def _checks(exposition: str) -> Iterable[tuple[str, str, int]]:
-    """Client, outcome and value of each sample; counts are whole, and floats hold them exactly up to 2^53."""
+    """Client, outcome and value of each sample that is not 0; counts are whole, and exact as floats up to 2^53."""
     for family in text_string_to_metric_families(exposition):
         for sample in family.samples:
-            if sample.name == "quotas_checks_total":
+            if sample.name == "quotas_checks_total" and sample.value:
                 yield sample.labels["client"], sample.labels["outcome"], int(sample.value)
 
 

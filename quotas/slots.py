@@ -23,6 +23,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeAlias
 
+from quotas.errors import ConfigError, Fault
+
 Cells: TypeAlias = "memoryview[float]"
 """A slot: doubles, each with a meaning that the table gives."""
 
@@ -153,11 +155,19 @@ class Slots:
 
 @contextmanager
 def folder() -> Iterator[Path]:
-    """A folder for the slots of one service, which owns it. Those whose owners are gone are removed first."""
-    place = Path(tempfile.gettempdir())
-    for left in place.glob(PREFIX + "*"):
-        _remove_left(left)
-    made, lock = _owned()
+    """A folder for the slots of one service, which owns it. Those whose owners are gone are removed first.
+
+    Raises ConfigError when there is no place for it.
+    """
+    try:
+        for left in Path(tempfile.gettempdir()).glob(PREFIX + "*"):
+            _remove_left(left)
+        made, lock = _owned()
+    except OSError as error:
+        told = (
+            f"names no folder where the workers can count together: {error.strerror}; set it to one, or use one worker"
+        )
+        raise ConfigError("environment", [Fault("TMPDIR", told)]) from error
     try:
         yield made
     finally:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from quotas import slots
+from quotas.errors import ConfigError
 from quotas.slots import BusyError, Slots
 
 
@@ -114,3 +115,9 @@ def test_a_lock_is_on_the_folder_that_is_there(place: Path, monkeypatch: pytest.
         with pytest.raises(BlockingIOError):
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.close(held)
+
+
+def test_a_place_that_is_none_is_a_fault_that_says_so(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(place / "none"))
+    with pytest.raises(ConfigError, match="TMPDIR"), slots.folder():
+        pytest.fail("there is no such place")

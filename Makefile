@@ -5,11 +5,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 8080
 
-.PHONY: help setup check test soak run load bench fix clean
+.PHONY: help setup check test soak run load bench dashboards fix clean
 .DEFAULT_GOAL := help
 
 help:  ## Say what there is.
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
 
 setup: $(VENV)/dev  ## Make the virtual environment with everything for development.
 
@@ -47,6 +47,9 @@ load: setup  ## Put load on a service for 20 seconds and hold the answers agains
 
 bench: setup  ## Measure what a check costs, as ratios against baselines of the same run.
 	$(BIN)/python -m loadtests.bench
+
+dashboards: setup  ## Write the Grafana dashboards anew from their Python source.
+	$(BIN)/python -m dashboards.boards
 
 fix: setup  ## Repair what lint and formatting can repair by themselves.
 	$(BIN)/ruff check --fix .

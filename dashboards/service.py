@@ -58,7 +58,7 @@ def _now() -> Row:
                 SECONDS,
                 "From a check's headers to its answer, over the last five minutes.",
                 Query(
-                    f"histogramquantile(0.99, sum by (le) (rate(quotas_check_duration_seconds_bucket{{{_AT}}}[5m])))",
+                    f"histogram_quantile(0.99, sum by (le) (rate(quotas_check_duration_seconds_bucket{{{_AT}}}[5m])))",
                     "p99",
                 ),
                 steps=[(BUDGET_S / 2, YELLOW), (BUDGET_S, RED)],

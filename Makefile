@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 8080
 
-.PHONY: help setup check test soak run load bench dashboards fix clean
+.PHONY: help setup check test soak run load bench dashboards dashboards-preview fix clean
 .DEFAULT_GOAL := help
 
 help:  ## Say what there is.
@@ -50,6 +50,9 @@ bench: setup  ## Measure what a check costs, as ratios against baselines of the 
 
 dashboards: setup  ## Write the Grafana dashboards anew from their Python source.
 	$(BIN)/python -m dashboards.boards
+
+dashboards-preview: setup  ## Draw every panel of the dashboards, from a service with traffic and a real Prometheus.
+	$(BIN)/python -m dashboards.preview
 
 fix: setup  ## Repair what lint and formatting can repair by themselves.
 	$(BIN)/ruff check --fix .

@@ -4,6 +4,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from dashboards.conventions import BUDGET_S, JOB, QUANTILES, TO_OVERVIEW, TO_SERVICE, quantile
 from dashboards.panels import (
+    BOTH,
     COUNT,
     DATE,
     OUTCOMES,
@@ -25,9 +26,10 @@ from dashboards.panels import (
 _CHECKS = 'quotas_checks_total{job="$job", client="$client"}'
 _REFUSALS = 'quotas_checks_total{job="$job", client="$client", outcome!="allowed"}'
 _USED = 'quotas_limit_used_ratio{job="$job", client="$client", limit=~"$limit"}'
-# A quota's use only rises within a window, a bucket's goes up and down: what fell more than five times is a bucket,
-# and its straight line means nothing.
-_RISING = f"(deriv({_USED}[$trend]) > 0 and resets({_USED}[$trend]) <= 5)"
+# A quota's use only rises within a window, a bucket's goes up and down. What fell more often is a bucket, or a quota of
+# which several windows are in the trend: a straight line through it means nothing.
+_STEADY = f"resets({_USED}[$trend]) <= 2"
+_RISING = f"(deriv({_USED}[$trend]) > 0 and {_STEADY})"
 
 
 def dashboard() -> Dashboard:
@@ -69,7 +71,7 @@ def _now() -> Row:
                 "Checks",
                 COUNT,
                 "Answers of every outcome in the chosen time.",
-                Query(f"sum(increase({_CHECKS}[$__range]))", "checks"),
+                Query(f"round(sum(increase({_CHECKS}[$__range])))", "checks"),
             ),
             number(
                 4,
@@ -84,7 +86,7 @@ def _now() -> Row:
                 "Units",
                 COUNT,
                 "Units that allowed checks took in the chosen time.",
-                Query('sum(increase(quotas_units_total{job="$job", client="$client"}[$__range]))', "units"),
+                Query('round(sum(increase(quotas_units_total{job="$job", client="$client"}[$__range])))', "units"),
             ),
             number(
                 4,
@@ -100,8 +102,8 @@ def _now() -> Row:
                 "Plan",
                 COUNT,
                 "The plan on which this client asked in the chosen time, with the checks on it.",
-                Query(f"sum by (plan) (increase({_CHECKS}[$__range])) > 0", "{{plan}}"),
-                named=True,
+                Query(f"round(sum by (plan) (increase({_CHECKS}[$__range]))) > 0", "{{plan}}"),
+                shows=BOTH,
                 empty="no checks",
             ),
         ],
@@ -167,9 +169,10 @@ def _limits() -> Row:
                 12,
                 "Left of each quota, and where it is heading",
                 SHARE,
-                "Solid: what is left. Dashed: what would be left a day later if the use went on as in the time "
-                "chosen as trend. Only limits that rise steadily have a dashed line: buckets have none.",
-                Query(f"clamp_min(1 - max by (limit) ({_USED}), 0)", "{{limit}}"),
+                "Solid: what is left. Dashed: what would be left a day later if the use went on as in the time chosen "
+                "as trend. Only limits that rise steadily are here: no buckets, and no quotas of which several windows "
+                "are in that time.",
+                Query(f"clamp_min(1 - max by (limit) ({_USED} and {_STEADY}), 0)", "{{limit}}"),
                 Query(
                     f"clamp(1 - max by (limit) (predict_linear({_USED}[$trend], 86400) and {_RISING}), 0, 1)",
                     "{{limit}}, a day later",
@@ -206,7 +209,7 @@ def _heading() -> Row:
                     f"(time() + (max by (limit) ((1 - {_USED}) / {_RISING}) >= 0 < 31536000)) * 1000",
                     "{{limit}}",
                 ),
-                named=True,
+                shows=BOTH,
                 empty="not within a year",
             ),
         ],

@@ -94,7 +94,7 @@ def _now() -> Row:
                 COUNT,
                 "Checks in the chosen time that limits in shadow mode would have refused.",
                 Query(
-                    'sum(increase(quotas_shadow_refused_total{job="$job", plan=~"$plan"}[$__range]))',
+                    'round(sum(increase(quotas_shadow_refused_total{job="$job", plan=~"$plan"}[$__range])))',
                     "would be refused",
                 ),
             ),
@@ -154,7 +154,7 @@ def _clients() -> Row:
                 "Busiest",
                 COUNT,
                 "Most checks in the chosen time. A click leads to the client.",
-                Query(f"topk(10, sum by (client) (increase({_NAMED}[$__range])) > 0)", "{{client}}"),
+                Query(f"topk(10, round(sum by (client) (increase({_NAMED}[$__range]))) > 0)", "{{client}}"),
                 link=OF_BAR,
             ),
             bars(
@@ -162,7 +162,7 @@ def _clients() -> Row:
                 "Most throttled",
                 COUNT,
                 "Most checks refused by a limit in the chosen time. A click leads to the client.",
-                Query(f"topk(10, sum by (client) (increase({_REFUSED_NAMED}[$__range])) > 0)", "{{client}}"),
+                Query(f"topk(10, round(sum by (client) (increase({_REFUSED_NAMED}[$__range]))) > 0)", "{{client}}"),
                 link=OF_BAR,
             ),
             bars(
@@ -172,7 +172,7 @@ def _clients() -> Row:
                 "What is used of each limit: 0 % is untouched, at 100 % nothing is left, and a quota in overage mode "
                 "goes above. A bucket fills again by itself, a quota when its window ends.",
                 Query(
-                    'topk(10, max by (client, limit) (quotas_limit_used_ratio{job="$job"}))',
+                    'topk(10, max by (client, limit) (quotas_limit_used_ratio{job="$job"}) > 0)',
                     "{{client}} · {{limit}}",
                 ),
                 steps=[(0.8, YELLOW), (1, RED)],

@@ -19,6 +19,13 @@ from grafana_foundation_sdk.models import heatmap as heat
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 SOURCE = models.DataSourceRef(type_val="prometheus", uid="${datasource}")
+VALUE, NAME, BOTH = (
+    shapes.BigValueTextMode.VALUE,
+    shapes.BigValueTextMode.NAME,
+    shapes.BigValueTextMode.VALUE_AND_NAME,
+)
+"""What a number's panel shows of each series."""
+
 COLUMNS = 24
 """The width of Grafana's grid, of a whole row."""
 
@@ -110,14 +117,14 @@ def number(  # noqa: PLR0913 # The same.
     query: Query,
     *,
     steps: Steps = (),
+    base: str | None = None,
     empty: str = "0",
-    named: bool = False,
+    shows: shapes.BigValueTextMode = VALUE,
 ) -> Placed:
-    """The value now, as text. `empty` stands where there is none; `named` writes each series' name beside it."""
+    """The value now, as text, in the colour of the highest step that it has reached. `empty` stands for no value."""
     panel = stat.Panel().unit(unit).no_value(empty).graph_mode(shapes.BigValueGraphMode.NONE)
-    panel = panel.color_mode(shapes.BigValueColorMode.VALUE).thresholds(_thresholds(steps))
-    mode = shapes.BigValueTextMode.VALUE_AND_NAME if named else shapes.BigValueTextMode.VALUE
-    panel = panel.text_mode(mode).reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
+    panel = panel.color_mode(shapes.BigValueColorMode.VALUE).thresholds(_thresholds(steps, base))
+    panel = panel.text_mode(shows).reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
     return Placed(width, _asking(panel.title(title).description(about).datasource(SOURCE), [query], instant=True))
 
 
@@ -135,7 +142,7 @@ def bars(  # noqa: PLR0913 # The same.
     """One bar for each series, with its value now. `link` is where a click on a bar leads."""
     panel = bargauge.Panel().unit(unit).min(0).no_value("none").orientation(shapes.VizOrientation.HORIZONTAL)
     panel = panel.display_mode(shapes.BarGaugeDisplayMode.BASIC).value_mode(shapes.BarGaugeValueMode.COLOR)
-    panel = panel.thresholds(_thresholds(steps, base=GREEN if steps else BLUE)).show_unfilled(show_unfilled=True)
+    panel = panel.thresholds(_thresholds(steps)).show_unfilled(show_unfilled=True)
     panel = panel.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
     if most is not None:
         panel = panel.max(most)
@@ -164,8 +171,12 @@ def _asking(panel: P, queries: Sequence[Query], *, instant: bool) -> P:
     return panel
 
 
-def _thresholds(steps: Steps, base: str = GREEN) -> dashboard.ThresholdsConfig:
-    found = [models.Threshold(None, base), *(models.Threshold(value, colour) for value, colour in steps)]
+def _thresholds(steps: Steps, base: str | None = None) -> dashboard.ThresholdsConfig:
+    """Steps above a colour for everything below: by default one that says well, or where there are none, nothing."""
+    found = [
+        models.Threshold(None, base or (GREEN if steps else BLUE)),
+        *(models.Threshold(value, colour) for value, colour in steps),
+    ]
     return dashboard.ThresholdsConfig().mode(models.ThresholdsMode.ABSOLUTE).steps(found)
 
 

@@ -34,15 +34,20 @@ class QueryError(Exception):
     """Prometheus refused a query; the message is what it said."""
 
 
+def program() -> str:
+    """Its path. Raises FileNotFoundError when it is not installed."""
+    found = shutil.which("prometheus")
+    if found is None:
+        raise FileNotFoundError("prometheus is not installed (Debian: apt-get install prometheus)")
+    return found
+
+
 @contextmanager
 def prometheus(folder: Path, job: str, target: str) -> Iterator["Prometheus"]:
     """Scrapes `target` (host:port) each second as the job, until the context ends; it has done so once already.
 
     Its data stay in `folder`. Raises LoadTestError when it does not start, FileNotFoundError when it is not installed.
     """
-    program = shutil.which("prometheus")
-    if program is None:
-        raise FileNotFoundError("prometheus is not installed (Debian: apt-get install prometheus)")
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"
     configuration = {
@@ -52,7 +57,7 @@ def prometheus(folder: Path, job: str, target: str) -> Iterator["Prometheus"]:
     }
     file = folder / "prometheus.yml"
     file.write_text(yaml.safe_dump(configuration), "utf-8")
-    command = [program, f"--config.file={file}", f"--storage.tsdb.path={folder / 'tsdb'}"]
+    command = [program(), f"--config.file={file}", f"--storage.tsdb.path={folder / 'tsdb'}"]
     command += [f"--web.listen-address={address}", "--log.level=warn"]
     with (
         running("prometheus", command, folder, {}) as started,

@@ -12,15 +12,22 @@ NAMES = ("overview", "client", "service")
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """One query of one panel. `instant` asks for now, else for the whole range."""
+class Target:
+    """One query of a panel. `instant` asks for now, else for the whole range."""
 
-    dashboard: str
-    panel: str
     ref_id: str
     expr: str
     legend: str
     instant: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A query, and where it is asked."""
+
+    dashboard: str
+    panel: str
+    target: Target
 
 
 def read(name: str) -> dict[str, Any]:
@@ -34,12 +41,17 @@ def panels(document: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [panel for panel in document["panels"] if panel["type"] != "row"]
 
 
+def targets(panel: Mapping[str, Any]) -> Iterator[Target]:
+    """The queries of a panel."""
+    for target in panel["targets"]:
+        yield Target(target["refId"], target["expr"], target["legendFormat"], bool(target.get("instant")))
+
+
 def asked(name: str) -> Iterator[Asked]:
     """Every query of a dashboard, from the top."""
     for panel in panels(read(name)):
-        for target in panel["targets"]:
-            expr, legend = target["expr"], target["legendFormat"]
-            yield Asked(name, panel["title"], target["refId"], expr, legend, bool(target.get("instant")))
+        for target in targets(panel):
+            yield Asked(name, panel["title"], target)
 
 
 def filled(expr: str, values: Mapping[str, str]) -> str:

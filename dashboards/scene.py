@@ -16,7 +16,7 @@ from pathlib import Path
 import orjson
 from joserfc.jwk import ECKey
 
-from dashboards.prometheus import Prometheus, prometheus
+from dashboards.prometheus import Prometheus, program, prometheus
 from dashboards.traffic import CALLERS, PLANS, Event, Tally, send
 from loadtests.processes import Service, service
 from quotas import app, configuration, settings
@@ -53,7 +53,11 @@ class Scene:
 
 @contextmanager
 def scene(folder: Path) -> Iterator[Scene]:
-    """The service with its clients, scraped each second; nothing is asked yet. Raises LoadTestError."""
+    """The service with its clients, scraped each second; nothing is asked yet.
+
+    Raises LoadTestError when a program does not start, and FileNotFoundError without Prometheus.
+    """
+    program()  # Before anything is started: without it there is nothing to see.
     data = folder / "data"
     with ExitStack() as stack:
         keys_url = stack.enter_context(_key_server())

@@ -113,12 +113,12 @@ def test_queries_are_about_one_job_and_use_variables_that_exist(name: str) -> No
     known = {variable["name"] for variable in document["templating"]["list"]} | {"__rate_interval", "__range"}
     used = set()
     for asked in queries.asked(name):
-        names = set(re.findall(r"\$(\w+)", asked.expr))
+        names = set(re.findall(r"\$(\w+)", asked.target.expr))
         assert names <= known, asked
         used |= names
         # A rate over a fixed time is right at one zoom only; numbers that say their time are the exception.
-        assert asked.instant or not re.search(r"(rate|increase)\([^\[]*\[\d", asked.expr), asked
-        for metric, labels in queries.selectors(asked.expr):
+        assert asked.target.instant or not re.search(r"(rate|increase)\([^\[]*\[\d", asked.target.expr), asked
+        for metric, labels in queries.selectors(asked.target.expr):
             assert "job" in labels, (metric, asked)
     asking = json.dumps(document["templating"]["list"])
     unused = known - used - set(re.findall(r"\$(\w+)", asking)) - {"datasource"}

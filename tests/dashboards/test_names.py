@@ -10,7 +10,12 @@ from dashboards.panels import OUTCOMES
 from quotas import checks
 
 ROOT = queries.FOLDER.parent
-AWAITED: dict[str, set[str]] = {"quotas_limit_used_ratio": {"client", "limit"}, "quotas_workers": set()}
+AWAITED: dict[str, set[str]] = {
+    "quotas_limit_used_ratio": {"client", "limit"},
+    "quotas_workers": set(),
+    "quotas_clients_evicted_total": set(),
+    "quotas_config_last_reload_success_timestamp_seconds": set(),
+}
 """Metrics of the design that the service does not export yet."""
 
 DOCUMENTED = AWAITED | {
@@ -27,7 +32,7 @@ UNUSED: dict[str, str] = {}
 
 
 def expressions() -> list[str]:
-    found = [asked.expr for name in queries.NAMES for asked in queries.asked(name)]
+    found = [asked.target.expr for name in queries.NAMES for asked in queries.asked(name)]
     for name in queries.NAMES:
         variables = queries.read(name)["templating"]["list"]
         found += [variable["query"]["query"] for variable in variables if variable["type"] == "query"]
@@ -71,8 +76,8 @@ def test_every_metric_is_used_or_named_as_unused() -> None:
 def test_legends_name_labels_that_are_there() -> None:
     for name in queries.NAMES:
         for asked in queries.asked(name):
-            shown = set(re.findall(r"\{\{(\w+)\}\}", asked.legend))
-            assert shown <= queries.groupings(asked.expr), asked
+            shown = set(re.findall(r"\{\{(\w+)\}\}", asked.target.legend))
+            assert shown <= queries.groupings(asked.target.expr), asked
 
 
 def test_every_outcome_has_a_colour_and_no_other() -> None:

@@ -40,6 +40,7 @@ VALUES = {
 }
 MAY_BE_EMPTY = {
     "Firing alerts": "an alert waits for five minutes at least",
+    "Checks of clients without series of their own": "every client has its own",
     "QuotasNotScraped": "it is scraped",
     "QuotasNoChecks": "there are checks",
     "QuotasChecksSlow": "how fast the machine is at the moment is no matter of this test",
@@ -52,7 +53,7 @@ MAY_BE_EMPTY = {
 """Panels and alerts whose queries may return nothing here, and why; every other query returns something."""
 
 ASKED = [
-    pytest.param(asked, id=f"{asked.dashboard}: {asked.panel} {asked.ref_id}")
+    pytest.param(asked, id=f"{asked.dashboard}: {asked.panel} {asked.target.ref_id}")
     for name in queries.NAMES
     for asked in queries.asked(name)
 ]
@@ -116,16 +117,16 @@ def awaits(expr: str) -> bool:
 
 @pytest.mark.parametrize("asked", ASKED)
 def test_every_query_of_every_panel_has_an_answer(played: Played, asked: queries.Asked) -> None:
-    expr = queries.filled(asked.expr, VALUES)
+    expr = queries.filled(asked.target.expr, VALUES)
     ends_s = time.time()
     found = (
         played.scene.prometheus.now(expr)
-        if asked.instant
+        if asked.target.instant
         else played.scene.prometheus.over(expr, played.begun_s, ends_s, 1)
     )
-    if not awaits(asked.expr) and asked.panel not in MAY_BE_EMPTY:
+    if not awaits(asked.target.expr) and asked.panel not in MAY_BE_EMPTY:
         assert any(math.isfinite(value) for series in found for _, value in series.samples), expr
-    names = [queries.named(asked.legend, series.labels) for series in found]
+    names = [queries.named(asked.target.legend, series.labels) for series in found]
     assert len(names) == len(set(names)), "two series have one name"
     assert all(names)
 

@@ -195,7 +195,7 @@ def _plans() -> Row:
                 "cps",
                 "Units taken by allowed checks per second: their cost, 1 where a plan says nothing else.",
                 Query(
-                    'sum by (plan) (rate(quotas_units_total{job="$job", plan=~"$plan"}[$__rate_interval]))',
+                    'sum by (plan) (rate(quotas_units_total{job="$job", plan=~"$plan", plan!=""}[$__rate_interval]))',
                     "{{plan}}",
                 ),
                 stacked=True,

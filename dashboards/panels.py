@@ -218,7 +218,7 @@ def board(  # noqa: PLR0913 # What a dashboard has.
     """A dashboard whose panels stand as its rows have them, each with an id of its own."""
     source = dashboard.DatasourceVariable("datasource").label("Prometheus").type("prometheus")
     source = source.description("The Prometheus that scrapes the service.")
-    found = dashboard.Dashboard(title).uid(uid).description(about).tags(["quotas"]).readonly().with_variable(source)
+    found = dashboard.Dashboard(title).uid(uid).description(about).tags(["quotas"]).editable().with_variable(source)
     found = found.tooltip(models.DashboardCursorSync.CROSSHAIR).timezone("browser").time("now-6h", "now").refresh("30s")
     for chosen in variables:
         found = found.with_variable(chosen)

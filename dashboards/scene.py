@@ -4,6 +4,7 @@ Everything is on loopback, in a folder of the caller's, and ended with the conte
 """
 
 import asyncio
+import contextlib
 import os
 import signal
 import threading
@@ -44,8 +45,9 @@ class Scene:
         os.kill(self._store_pid(), signal.SIGSTOP)
 
     def resume_store(self) -> None:
-        """Have it go on."""
-        os.kill(self._store_pid(), signal.SIGCONT)
+        """Have it go on, if it is there."""
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            os.kill(self._store_pid(), signal.SIGCONT)
 
     def _store_pid(self) -> int:
         return int((self.data / "valkey.pid").read_text("ascii"))

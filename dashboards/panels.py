@@ -44,6 +44,9 @@ OUTCOMES = {
 """One colour for each outcome, wherever it is drawn."""
 
 Panel = timeseries.Panel | stat.Panel | bargauge.Panel | heatmap.Panel
+_PALETTE = dashboard.FieldColor().mode(models.FieldColorModeId.PALETTE_CLASSIC)
+_BY_STEP = dashboard.FieldColor().mode(models.FieldColorModeId.THRESHOLDS)
+
 P = TypeVar("P", timeseries.Panel, stat.Panel, bargauge.Panel)
 Steps = Sequence[tuple[float, str]]
 """From which value on which colour."""
@@ -87,7 +90,14 @@ def lines(  # noqa: PLR0913 # One parameter for each way in which graphs differ.
     colours: Mapping[str, str] | None = None,
 ) -> Placed:
     """A graph over time, from 0 up. `steps` are drawn as lines, `dashed` is a regular expression of legends."""
-    panel = timeseries.Panel().unit(unit).min(0).line_width(1).show_points(shapes.VisibilityMode.NEVER)
+    panel = (
+        timeseries.Panel()
+        .unit(unit)
+        .color_scheme(_PALETTE)
+        .min(0)
+        .line_width(1)
+        .show_points(shapes.VisibilityMode.NEVER)
+    )
     panel = panel.fill_opacity(60 if stacked else 8)
     if stacked:
         panel = panel.stacking(common.StackingConfig().mode(shapes.StackingMode.NORMAL).group("A"))
@@ -122,7 +132,7 @@ def number(  # noqa: PLR0913 # The same.
     shows: shapes.BigValueTextMode = VALUE,
 ) -> Placed:
     """The value now, as text, in the colour of the highest step that it has reached. `empty` stands for no value."""
-    panel = stat.Panel().unit(unit).no_value(empty).graph_mode(shapes.BigValueGraphMode.NONE)
+    panel = stat.Panel().unit(unit).color_scheme(_BY_STEP).no_value(empty).graph_mode(shapes.BigValueGraphMode.NONE)
     panel = panel.color_mode(shapes.BigValueColorMode.VALUE).thresholds(_thresholds(steps, base))
     panel = panel.text_mode(shows).reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
     return Placed(width, _asking(panel.title(title).description(about).datasource(SOURCE), [query], instant=True))
@@ -140,7 +150,14 @@ def bars(  # noqa: PLR0913 # The same.
     link: dashboard.DashboardLink | None = None,
 ) -> Placed:
     """One bar for each series, with its value now. `link` is where a click on a bar leads."""
-    panel = bargauge.Panel().unit(unit).min(0).no_value("none").orientation(shapes.VizOrientation.HORIZONTAL)
+    panel = (
+        bargauge.Panel()
+        .unit(unit)
+        .color_scheme(_BY_STEP)
+        .min(0)
+        .no_value("none")
+        .orientation(shapes.VizOrientation.HORIZONTAL)
+    )
     panel = panel.display_mode(shapes.BarGaugeDisplayMode.BASIC).value_mode(shapes.BarGaugeValueMode.COLOR)
     panel = panel.thresholds(_thresholds(steps)).show_unfilled(show_unfilled=True)
     panel = panel.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))

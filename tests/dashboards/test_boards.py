@@ -101,6 +101,8 @@ def test_a_number_s_steps_rise(panel: dict[str, Any]) -> None:
     if panel["type"] == "heatmap":
         assert "thresholds" not in panel["fieldConfig"]["defaults"]
         return
+    by_step = panel["fieldConfig"]["defaults"]["color"]["mode"] == "thresholds"
+    assert by_step is (panel["type"] in {"stat", "bargauge"})
     steps = panel["fieldConfig"]["defaults"].get("thresholds", {"steps": [{"value": None}]})["steps"]
     values = [step["value"] for step in steps[1:]]
     assert steps[0]["value"] is None

@@ -120,7 +120,10 @@ class Scraper:
 
 
 def _ratios(in_force: PlanInForce, state: bytes | None, now_us: int) -> Iterable[tuple[str, float]]:
-    """The used part of each limit of a plan that counts per client; one that counts per key has no single value."""
+    """The used part of each limit of a plan that counts per client, by live keys.
+
+    A limit that counts per key has no single value, and what test keys take on a plan of their own is nobody's usage.
+    """
     memory = None if state is None else decode_state(state)[1]
     _, look = take(in_force.packed.per_client.limits, memory, now_us=now_us, cost=0)
     return ((standing.limit.name, used_ratio(standing.limit, standing.remaining)) for standing in look.standings)

@@ -12,6 +12,7 @@ A worker alone has memory of its own in place of files. The folder belongs to wh
 the process: what a killed service left behind is removed by the next one that starts.
 """
 
+import errno
 import fcntl
 import mmap
 import os
@@ -215,7 +216,12 @@ def _locks(file: int) -> bool:
 
 
 def _reserve(file: int, begin: int, length: int) -> None:
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(file, begin, length)
-    elif os.fstat(file).st_size < begin + length:
+    """Have room for a part of a file; where a system or a file system cannot promise it, at least the length."""
+    try:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file, begin, length)
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise
+    if os.fstat(file).st_size < begin + length:
         os.truncate(file, begin + length)

@@ -148,3 +148,17 @@ def test_clients_that_are_made_and_deleted_by_commands_come_and_go_on_every_work
         assert all("acme" in counted(serving) for _ in range(12))
         home.good("clients", "delete", "acme", "--yes")
         assert not any("acme" in counted(serving) for _ in range(12))
+
+
+def test_another_bound_is_in_force_once_the_file_says_so(home: Home) -> None:
+    home.plans(PLANS + "metrics: {max_clients: 1}\n")
+    with home.serving("--workers", "2") as serving:
+        for client in CLIENTS:
+            home.good("clients", "create", client, "--plan", "free")
+            secret = home.good("keys", "create", "--client", client).strip()
+            with connect(serving) as http:
+                assert http.get("/check", headers={"x-api-key": secret}).status_code == 200
+        assert counted(serving) == {"unknown": 0, "one": 1, "other": 2}
+        home.plans(PLANS)
+        until(lambda: set(CLIENTS) <= counted(serving).keys())
+        assert counted(serving) == {"unknown": 0, "one": 1, "two": 0, "three": 0, "other": 2}

@@ -1,6 +1,8 @@
 """Counting in shared rows: sums that never go back, labels that are bounded, and rows for the busiest."""
 
+import errno
 import gc
+import os
 import sys
 import tempfile
 from collections import Counter
@@ -215,6 +217,39 @@ class TestBounds:
         assert sum(path.stat().st_blocks for path in tmp_path.iterdir()) == size
         assert told(other) == told(worker) == set()
         assert len(worker.exposition().splitlines()) == len(text.splitlines())
+
+    def test_a_client_that_finds_no_room_on_the_disk_counts_as_other(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(*_: int) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        metrics = Service(tmp_path, 10).worker()
+        ask(metrics, "early")
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "posix_fallocate", full)
+            ask(metrics, "late", 2)
+            assert checks(metrics, "allowed") == {
+                ("unknown", ""): 0,
+                ("other", "free"): 2,
+                ("other", "pro"): 0,
+                ("early", "free"): 1,
+            }
+        ask(metrics, "late")
+        assert checks(metrics)["late", "free"] == 1
+
+    def test_a_worker_that_was_stopped_with_the_lock_holds_up_nobody(self, tmp_path: Path) -> None:
+        service = Service(tmp_path, 10)
+        goes_on, stopped = service.worker(), service.worker()
+        ask(goes_on, "acme")
+        with stopped._slots.lock():  # noqa: SLF001 # As one that stands still in the middle.
+            ask(goes_on, "acme")
+            ask(goes_on, "new")
+            shown = checks(goes_on)
+            goes_on.shadow_refused("free", "b")
+        assert (shown["acme", "free"], shown["other", "free"]) == (2, 1)
+        ask(goes_on, "new")
+        assert checks(goes_on)["new", "free"] == 1
 
     def test_none_has_a_row_where_none_is_wanted(self) -> None:
         metrics = alone(0)

@@ -52,6 +52,25 @@ def bucket(count: int, period_us: int, burst: int) -> Bucket:
 
 
 class TestReading:
+    def test_a_thousand_clients_are_counted_by_name_unless_the_file_says_otherwise(self) -> None:
+        assert parse(of_limit("{rate: 5/day}"), "test").max_clients == 1000
+        for text, expected in (("{}", 1000), ("{max_clients: 0}", 0), ("{max_clients: 10_000}", 10_000)):
+            assert parse(of_limit("{rate: 5/day}") + f"metrics: {text}", "test").max_clients == expected
+
+    @pytest.mark.parametrize(
+        ("text", "path", "message"),
+        [
+            ("{max_clients: -1}", "metrics.max_clients", "greater than or equal to 0"),
+            ("{max_clients: 10001}", "metrics.max_clients", "less than or equal to 10000"),
+            ("{max_clients: many}", "metrics.max_clients", "integer"),
+            ("{max_client: 5}", "metrics.max_client", "did you mean `max_clients`?"),
+        ],
+    )
+    def test_a_bound_that_is_none_is_a_fault(self, text: str, path: str, message: str) -> None:
+        found = only_fault(of_limit("{rate: 5/day}") + f"metrics: {text}")
+        assert found[0] == path
+        assert message in found[1]
+
     @pytest.mark.parametrize("preflight", Preflight)
     def test_preflights_are_checked_unless_they_are_to_pass(self, preflight: Preflight) -> None:
         assert parse(of_limit("{rate: 5/day}"), "test").preflight is Preflight.CHECK

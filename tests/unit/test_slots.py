@@ -1,8 +1,10 @@
 """Shared memory: who has which slot, what stays when a worker ends, and that no folder is left lying about."""
 
+import errno
 import fcntl
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -121,3 +123,28 @@ def test_a_place_that_is_none_is_a_fault_that_says_so(place: Path, monkeypatch: 
     monkeypatch.setattr(tempfile, "tempdir", str(place / "none"))
     with pytest.raises(ConfigError, match="TMPDIR"), slots.folder():
         pytest.fail("there is no such place")
+
+
+def failing(number: int) -> Callable[[int, int, int], None]:
+    def fail(_: int, __: int, ___: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+def test_a_file_system_that_promises_no_room_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "posix_fallocate", failing(errno.EOPNOTSUPP))
+    first, second = one(tmp_path), one(tmp_path)
+    second.own[15] = 3
+    assert sum(cells[15] for cells in first.all()) == 3
+
+
+def test_a_full_disk_is_an_error_at_the_start_and_not_the_end_of_a_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = one(tmp_path)
+    monkeypatch.setattr(os, "posix_fallocate", failing(errno.ENOSPC))
+    with pytest.raises(OSError, match="No space"):
+        one(tmp_path)
+    with pytest.raises(OSError, match="No space"):
+        worker.reserve(0, 1)

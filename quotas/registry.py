@@ -346,10 +346,12 @@ class Registry:
 
     async def seen(self, hours: Mapping[str, int]) -> None:
         """Note when keys were seen: by the key's id, the whole hours since the epoch. Keys that are gone stay so."""
-        digests = await asyncio.gather(*(self._digest(key_id) for key_id in hours))
+        owners = zip(hours, await self._store.call("HMGET", _KEYS, *hours), strict=True)
+        owned = [(key_id, owner.decode()) for key_id, owner in owners if owner is not None]
+        digests = await asyncio.gather(*(self._store.call("HGET", _keys_of(owner), key_id) for key_id, owner in owned))
         found = [
-            ((_key(digest),), (key_id, hour))
-            for (key_id, hour), digest in zip(hours.items(), digests, strict=True)
+            ((_key(digest.decode()),), (key_id, hours[key_id]))
+            for (key_id, _), digest in zip(owned, digests, strict=True)
             if digest is not None
         ]
         if found:

@@ -3,14 +3,16 @@
 -- KEYS[1]  state   what the client's limits have given, q1:{<client id>}:state; of its test plan, q1:{<client id>}:test
 -- KEYS[2]  record  the client's registry record, a hash with the field `generation`, q1:{<client id>}:client
 -- KEYS[3]  state   optional: the same for the limits that count per key, q1:{<client id>}:key:<key id>
+-- then KEY used     with a history: the units of the day, q1:{<client id>}:used:<days since the epoch>
 -- last KEY once    optional: what this very check was answered before, q1:{<client id>}:once:<digest of what it asks>
 -- ARGV[1]  generation  integer: the client's generation that the caller's knowledge is of; 0 is nobody's, for a state
 --                      without a record, and is compared with none: the generations of records begin with 1
 -- ARGV[2]  cost        integer, units: 0 looks without taking
 -- ARGV[3]  now_us      integer, microseconds: 0 asks the server's own clock; tests and replay carry a time, 00 is the epoch
--- ARGV[4]  layout      string, see limits.lua: the limits that count per client
--- ARGV[5]  rules       string, see limits.lua: which of them apply, and how
--- ARGV[6], ARGV[7]     layout and rules of the limits of KEYS[3]
+-- ARGV[4]  history     string, see usage.lua: which day `used` is of; empty counts in none
+-- ARGV[5]  layout      string, see limits.lua: the limits that count per client
+-- ARGV[6]  rules       string, see limits.lua: which of them apply, and how
+-- ARGV[7], ARGV[8]     layout and rules of the limits of KEYS[3]
 -- last ARGV within_us   integer, microseconds, whole milliseconds: how long the last KEY is remembered; there with it only
 --
 -- Returns  {TAKEN, REFUSED or REPEATED, now_us, then for each limit that applies: remaining, reset_after_us, retry_after_us}
@@ -19,26 +21,30 @@
 --            retry_after_us  0 when the cost had room, else until it has, rounded up; -1 never
 --            REPEATED is what was TAKEN by the same check less than within_us ago, now_us included; nothing is taken
 --          {STALE}            the caller's generation is not the client's: load the client anew, then ask again
---          {WINDOWS, now_us}  the boundaries given do not hold now_us: compute them around it, then ask again
+--          {WINDOWS, now_us}  the boundaries or the day given do not hold now_us: compute them around it, then ask again
 --
--- State    see limits.lua. What a check was answered is the numbers of its reply behind the first, f64 each, PX within_us.
+-- State    see limits.lua and usage.lua. What a check was answered is the numbers of its reply behind the first, f64 each, PX within_us.
 --
 -- Invariants
 --   A refusal and a look write nothing, with two exceptions that take nothing either. When the clock has stepped back,
 --   at_us moves back with it, or the client would be locked out until the old time has come again. And the first check
 --   after a change of plan carries the state over, so that the new rates count from then on.
 --   The generation in the state is a copy (0 in a state without a record); wherever it is missing or differs, the record decides.
---   Only what was taken is repeated, and only to the newest generation: a refusal is asked again, a revoked key is STALE.
+--   Only an allowed cost is repeated, and only to the newest generation: a refusal is asked again, a revoked key is STALE.
+--   The history counts the cost of each allowed check once, whatever limits it met.
 --
 -- Worked call: one bucket of 5/second, burst 10 (grains 200000, refill 1), fresh, cost 3, at 1,000,000 us:
 --   {1, 1000000, 7, 600000, 0}; the state holds level 1400000 and lives 600 ms.
 
 local TAKEN, REFUSED, REPEATED, STALE, WINDOWS = 1, 0, 2, -1, -2
 
-local states = math.floor((#ARGV - 3) / 2)
-local once = #ARGV % 2 == 0
+local states = math.floor((#ARGV - 4) / 2)
+local once = #ARGV % 2 == 1
 assert(states == 1 or states == 2, 'take: wrong number of arguments')
-assert(#KEYS == states + (once and 2 or 1), 'take: wrong number of keys')
+local history = ARGV[4]
+local counted = history ~= ''
+assert(#KEYS == 1 + states + (counted and 1 or 0) + (once and 1 or 0), 'take: wrong number of keys')
+assert(not counted or #history == 16, 'take: history is two numbers')
 local generation = tonumber(ARGV[1])
 local cost = tonumber(ARGV[2])
 assert(generation and cost and cost >= 0 and cost % 1 == 0, 'take: generation and cost are integers')
@@ -111,13 +117,21 @@ if once then
   end
 end
 
+local quarter, keep_s
+if counted then
+  quarter, keep_s = quarter_at(history, now)
+  if not quarter then
+    return {WINDOWS, now}
+  end
+end
+
 local scopes, room = {}, true
 for index = 1, states do
   local key = KEYS[index == 1 and 1 or 3]
   if index == 2 then
     data = redis.call('GET', key)
   end
-  local scope, has_room = weigh(key, data, ARGV[2 * index + 2], ARGV[2 * index + 3], cost)
+  local scope, has_room = weigh(key, data, ARGV[2 * index + 3], ARGV[2 * index + 4], cost)
   if not scope then
     return {WINDOWS, now}
   end
@@ -125,16 +139,21 @@ for index = 1, states do
   room = room and has_room
 end
 
-local reply, taken = {room and TAKEN or REFUSED, now}, false
+local reply = {room and TAKEN or REFUSED, now}
 for index = 1, #scopes do
   local scope = scopes[index]
   local charged, live_us = settle(scope, room and cost or 0, reply)
   if charged or scope.moved then
     write(scope, generation, live_us)
   end
-  taken = taken or charged
 end
-if once and taken then
+if not room or cost == 0 then
+  return reply
+end
+if counted then
+  count(KEYS[states + 2], quarter, cost, keep_s)
+end
+if once then
   local numbers = pack('<' .. rep('d', #reply - 1), _G.unpack(reply, 2))
   redis.call('SET', once_key, numbers, 'PX', string.format('%.0f', (within_us + extra_us) / 1000))
 end

@@ -306,6 +306,7 @@ class Checks:
             test=in_force.test_of is not None,
             skipped=skipped,
             once=self._once(request, identity, in_force, cost, skipped),
+            keep_s=self._planbook.kept_s(identity.client, in_force),
         )
 
     def _once(

@@ -165,14 +165,13 @@ def take_once(  # noqa: PLR0913 # What is remembered, the plan, and what is aske
 ) -> tuple[Memory | None, Decision | None, Decision]:
     """`take` for a check that may be sent twice: less than `within_us` after `first` that is its answer, for nothing.
 
-    Returns what is remembered, what is to be repeated from now on, and the decision. Only what was taken is repeated: a
-    refusal took nothing, and asking again may find room.
+    Returns what is remembered, what is to be repeated from now on, and the decision. Only an allowed cost is repeated,
+    also where no limit took it: it is counted. A refusal took nothing, and asking again may find room.
     """
     if first is not None and now_us - first.at_us < within_us:
         return memory, first, replace(first, repeated=True)
     memory, decision = take(limits, memory, now_us=now_us, cost=cost, skipped=skipped)
-    took = cost > 0 and any(each.retry_after_us == 0 or each.limit.mode is Mode.OVERAGE for each in decision.standings)
-    return memory, decision if decision.allowed and took else first, decision
+    return memory, decision if decision.allowed and cost else first, decision
 
 
 def refund(  # noqa: PLR0913 # What is remembered, the plan, and what is asked: all of it is input.

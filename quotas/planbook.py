@@ -67,6 +67,13 @@ class Planbook:
         self._made.move_to_end(key)
         return made
 
+    def kept_s(self, client: Client, in_force: PlanInForce) -> int:
+        """For how many seconds the usage history of a client on this plan is kept.
+
+        It is 0, none, where the configuration says so, for callers without a record, and for test keys on a test plan.
+        """
+        return self.config.keep_s if client.generation and in_force.test_of is None else 0
+
     def _make(self, plan: Plan, text: str, now_us: int) -> PlanInForce:
         overridden = overrides.apply(plan, overrides.load(text), now_us)
         return PlanInForce(overridden.plan, PackedPlan(overridden.plan.limits), overridden.until_us)

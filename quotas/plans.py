@@ -63,6 +63,10 @@ _MAX_DIGITS = 19
 MAX_CLIENT_NAME = 128
 MOST_CLIENTS = 10_000
 """The most clients that can be counted each under its own name."""
+MAX_KEEP_MONTHS = 36
+"""The longest that a usage history can be kept, in months."""
+
+LONGEST_MONTH_DAYS = 31
 
 
 class StoreErrorPolicy(Enum):
@@ -167,7 +171,7 @@ class Config:
     `max_clients` is how many clients are counted each under its own name, at most.
 
     `places` are where a credential may stand. `anonymous` is the plan of callers without one; None: they are refused.
-    `dedupe` None charges every check, however often it is sent.
+    `dedupe` None charges every check, however often it is sent. A usage history is kept for `keep_months`; 0 is none.
     """
 
     source: str
@@ -182,6 +186,12 @@ class Config:
     anonymous: str | None = None
     dedupe: Dedupe | None = None
     max_clients: int = 1000
+    keep_months: int = 13
+
+    @property
+    def keep_s(self) -> int:
+        """How long a day of the usage history is kept, in seconds: at least so many whole months, in every zone."""
+        return (self.keep_months * LONGEST_MONTH_DAYS + 1) * 86_400 if self.keep_months else 0
 
 
 def parse(text: str, source: str) -> Config:
@@ -457,6 +467,10 @@ class _Metrics(_Model):
     max_clients: Annotated[int, Field(ge=0, le=MOST_CLIENTS)] = 1000
 
 
+class _Usage(_Model):
+    keep_months: Annotated[int, Field(ge=0, le=MAX_KEEP_MONTHS)] = 13
+
+
 class _File(_Model):
     plans: Annotated[dict[_Name, _Plan], Field(min_length=1)]
     clients: dict[Annotated[str, AfterValidator(_client_name)], _Client] = {}
@@ -469,6 +483,7 @@ class _File(_Model):
     anonymous: _Anonymous = _Anonymous()
     dedupe: _Dedupe | None = None
     metrics: _Metrics = _Metrics()
+    usage: _Usage = _Usage()
 
     def to_domain(self, source: str) -> Config:
         return Config(
@@ -484,6 +499,7 @@ class _File(_Model):
             headers=self.headers,
             preflight=self.preflight,
             dedupe=None if self.dedupe is None else Dedupe(self.dedupe.header.lower().encode(), self.dedupe.within),
+            keep_months=self.usage.keep_months,
         )
 
 
@@ -584,6 +600,7 @@ _PLACES: tuple[tuple[tuple[str, ...], type[BaseModel]], ...] = (
     (("anonymous",), _Anonymous),
     (("dedupe",), _Dedupe),
     (("metrics",), _Metrics),
+    (("usage",), _Usage),
     (("issuers", "*"), IssuerModel),
     (("decryption_keys", "*"), DecryptionKeyModel),
 )

@@ -61,6 +61,7 @@ class Refunds:
             taken_us=taken_us,
             test=in_force.test_of is not None,
             skipped=skipped,
+            keep_s=self._planbook.kept_s(client, in_force),
         )
         refunded = await refund(self._store, in_force.packed, asked)
         if refunded is None:

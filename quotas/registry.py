@@ -30,7 +30,8 @@ import orjson
 
 from quotas import keys, overrides, scopes
 from quotas.errors import ConflictError
-from quotas.scripts import AMEND, ENROL, SEEN, key_state_key, record_key, state_key
+from quotas.plans import LONGEST_MONTH_DAYS, MAX_KEEP_MONTHS
+from quotas.scripts import AMEND, ENROL, SEEN, key_state_key, record_key, refused_key, state_key, used_key
 from quotas.store import Store
 from quotas.tokens import subject_digest
 
@@ -54,6 +55,9 @@ _KEY_FIELDS = (
 _PAGE = 500
 _LEAVING = "-"
 _LIMIT = "limit:"
+_DAY_S = 86_400
+_KEPT_DAYS = MAX_KEEP_MONTHS * LONGEST_MONTH_DAYS + 2
+"""Days back from today that a usage history can have, whatever it was kept for when it was written."""
 
 HOUR_US = 3_600_000_000
 """How exactly a key's last use is kept."""
@@ -249,10 +253,13 @@ class Registry:
     async def _remove(self, name: str, client_id: str) -> None:
         """Take a client away: mark its name first, so that whatever breaks off can only be finished.
 
-        With the record gone, no worker lets it pass.
+        With the record gone, no worker lets it pass. Its history goes in the same command: what a subject uses that
+        comes back under this id is not what it used before.
         """
         await self._store.call("HSET", _CLIENTS, name, _LEAVING + client_id)
-        await self._store.call("DEL", record_key(client_id), *_states(client_id))
+        seconds, _ = await self._store.call("TIME")
+        history = _history(client_id, int(seconds) // _DAY_S)
+        await self._store.call("UNLINK", record_key(client_id), *_states(client_id), *history)
         async for key_id, digest in self._scan(_keys_of(client_id)):
             await self._remove_key(key_id, digest)
             await self._store.call("DEL", key_state_key(client_id, key_id))
@@ -497,6 +504,12 @@ def _aliases_of(client_id: str) -> str:
 def _states(client_id: str) -> tuple[str, str]:
     """The states that hold a copy of the client's generation."""
     return state_key(client_id), state_key(client_id, test=True)
+
+
+def _history(client_id: str, today: int) -> list[str]:
+    """Where a client's usage history can be; a worker's clock may be a day ahead."""
+    days = range(today - _KEPT_DAYS, today + 2)
+    return [key(client_id, day) for day in days for key in (used_key, refused_key)]
 
 
 def _keys_of(client_id: str) -> str:

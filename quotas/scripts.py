@@ -1,11 +1,11 @@
 """The Lua scripts as calls: their files, what they are given, and what their replies mean.
 
-The layouts packed here are described in the header of `lua/take.lua`; the two change together.
+The layouts packed here are described in the headers of `lua/limits.lua` and `lua/usage.lua`; the two change together.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
@@ -30,6 +30,9 @@ _DIGEST = 32
 RECEIPT_MS = 86_400_000
 """How long a refund is remembered by its idempotency key: a day."""
 
+DAY_US = 86_400_000_000
+"""A day of the usage history, in microseconds: it is kept by days of UTC."""
+
 _TRIES = 2
 _MAX_CACHED_RULES = 256
 """Sets of matching limits whose packed rules a plan keeps; a plan rarely has more than a few."""
@@ -43,8 +46,9 @@ def _text(name: str) -> str:
     return (Path(__file__).parent.parent / "lua" / f"{name}.lua").read_text("utf-8")
 
 
-TAKE = Script("take", _text("limits") + _text("take"))
-REFUND = Script("refund", _text("limits") + _text("refund"))
+_COMMON = _text("limits") + _text("usage")
+TAKE = Script("take", _COMMON + _text("take"))
+REFUND = Script("refund", _COMMON + _text("refund"))
 AMEND = Script("amend", _text("amend"))
 ENROL = Script("enrol", _text("enrol"))
 RETIRE = Script("retire", _text("retire"))
@@ -72,6 +76,16 @@ def once_key(client_id: str, digest: str) -> str:
 def record_key(client_id: str) -> str:
     """Where a client's registry record is: in the same slot as its state, because the scripts read both."""
     return f"q1:{{{client_id}}}:client"
+
+
+def used_key(client_id: str, day: int) -> str:
+    """The units that a client has used on a day, counted from the epoch: a hash, see `lua/usage.lua`."""
+    return f"q1:{{{client_id}}}:used:{day}"
+
+
+def refused_key(client_id: str, day: int) -> str:
+    """A client's refusals on a day, counted from the epoch: a hash, see `lua/tally.lua`."""
+    return f"q1:{{{client_id}}}:refused:{day}"
 
 
 class PackedLimits:
@@ -154,7 +168,8 @@ class Take:
     """What one take asks. `now_us` picks the calendar windows; the server's clock decides unless `own_clock`.
 
     `generation` 0 is for a state that no client's record belongs to. `test` takes from the state of the client's test
-    keys. `once` None is a take that is never the same as another.
+    keys. `once` None is a take that is never the same as another. What an allowed one takes is in the usage history for
+    `keep_s` seconds; 0 is no history.
     """
 
     client_id: str
@@ -166,6 +181,7 @@ class Take:
     test: bool = False
     skipped: frozenset[str] = frozenset()
     once: Once | None = None
+    keep_s: int = 0
 
 
 async def take(store: Store, plan: PackedPlan, asked: Take) -> Decision | None:
@@ -187,7 +203,7 @@ async def take(store: Store, plan: PackedPlan, asked: Take) -> Decision | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refund:
-    """What one refund asks. `taken_us` None is not known; `own_clock` and `test` as for a take."""
+    """What one refund asks. `taken_us` None is not known; `own_clock`, `test` and `keep_s` as for a take."""
 
     client_id: str
     key_id: str
@@ -198,6 +214,7 @@ class Refund:
     own_clock: bool = False
     test: bool = False
     skipped: frozenset[str] = frozenset()
+    keep_s: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,8 +238,9 @@ async def refund(store: Store, plan: PackedPlan, asked: Refund) -> Refunded | No
         keys += (key_state_key(asked.client_id, asked.key_id),)
     for _ in range(_TRIES):
         taken_us = 0 if asked.taken_us is None else max(1, asked.taken_us)
-        head = (asked.units, _clock(asked), taken_us, RECEIPT_MS)
-        reply = await store.run(REFUND, keys, (*head, *plan.packed(now_us, asked.skipped)))
+        history, used = _history(asked, min(taken_us or now_us, now_us))
+        head = (asked.units, _clock(asked), taken_us, RECEIPT_MS, history)
+        reply = await store.run(REFUND, (*keys, *used), (*head, *plan.packed(now_us, asked.skipped)))
         if reply[0] == GONE:
             return None
         if reply[0] != WINDOWS:
@@ -263,15 +281,31 @@ def take_words(plan: PackedPlan, asked: Take, now_us: int) -> tuple[tuple[str, .
     keys: tuple[str, ...] = (state_key(asked.client_id, test=asked.test), record_key(asked.client_id))
     if plan.per_key.limits:
         keys += (key_state_key(asked.client_id, asked.key_id),)
+    history, used = _history(asked, now_us)
+    keys += used
     words: tuple[bytes | str | int, ...] = (
         asked.generation,
         asked.cost,
         _clock(asked),
+        history,
         *plan.packed(now_us, asked.skipped),
     )
     if asked.once is None:
         return keys, words
     return (*keys, once_key(asked.client_id, asked.once.digest)), (*words, asked.once.within_us)
+
+
+def _history(asked: Take | Refund, at_us: int) -> tuple[bytes, tuple[str, ...]]:
+    """The history as the scripts take it, and its key; nothing of both where none is kept."""
+    if not asked.keep_s:
+        return b"", ()
+    day = at_us // DAY_US
+    return _packed_history(day, asked.keep_s), (used_key(asked.client_id, day),)
+
+
+@lru_cache(maxsize=64)
+def _packed_history(day: int, keep_s: int) -> bytes:
+    return pack("<dd", day * DAY_US, keep_s)
 
 
 def _clock(asked: Take | Refund) -> str:

@@ -40,6 +40,7 @@ class Taker:
         skipped: frozenset[str] = frozenset(),
         key_id: str = "key_test",
         once: Once | None = None,
+        keep_s: int = 0,
     ) -> Decision:
         """A take at the test's own time; 0 is the server's time."""
         asked = Take(
@@ -51,6 +52,7 @@ class Taker:
             own_clock=now_us != 0,
             skipped=skipped,
             once=once,
+            keep_s=keep_s,
         )
         plan = limits if isinstance(limits, PackedPlan) else PackedPlan(limits)
         decision = await take(self.store, plan, asked)

@@ -78,7 +78,7 @@ def first(units: Mapping[str, int]) -> Refunded:
 
 
 def words(plan: PackedPlan, *head: int, now_us: int = NOW_US) -> tuple[bytes | int, ...]:
-    return (*head, *plan.packed(now_us, frozenset()))
+    return (*head, b"", *plan.packed(now_us, frozenset()))
 
 
 KEYS = (state_key("cl_test"), record_key("cl_test"), "q1:{cl_test}:refund:x")
@@ -90,17 +90,19 @@ class TestAsserts:
         [
             (3, ()),
             (3, (1, 0, 0, 1)),
-            (3, (1, 0, 0, 1, b"")),
-            (3, (1, 0, 0, 1, b"", b"", b"")),
+            (3, (1, 0, 0, 1, b"", b"")),
             (3, (1, 0, 0, 1, b"", b"", b"", b"")),
-            (4, (1, 0, 0, 1, b"", b"")),
-            (2, (1, 0, 0, 1, b"", b"")),
-            (3, (0, 0, 0, 1, b"", b"")),
-            (3, (-1, 0, 0, 1, b"", b"")),
-            (3, ("x", 0, 0, 1, b"", b"")),
-            (3, (1, "now", 0, 1, b"", b"")),
-            (3, (1, 0, "then", 1, b"", b"")),
-            (3, ("1.5", 0, 0, 1, b"", b"")),
+            (3, (1, 0, 0, 1, b"", b"", b"", b"", b"")),
+            (4, (1, 0, 0, 1, b"", b"", b"")),
+            (2, (1, 0, 0, 1, b"", b"", b"")),
+            (3, (1, 0, 0, 1, bytes(16), b"", b"")),
+            (4, (1, 0, 0, 1, bytes(15), b"", b"")),
+            (3, (0, 0, 0, 1, b"", b"", b"")),
+            (3, (-1, 0, 0, 1, b"", b"", b"")),
+            (3, ("x", 0, 0, 1, b"", b"", b"")),
+            (3, (1, "now", 0, 1, b"", b"", b"")),
+            (3, (1, 0, "then", 1, b"", b"", b"")),
+            (3, ("1.5", 0, 0, 1, b"", b"", b"")),
         ],
     )
     def test_wrong_arguments_are_refused(

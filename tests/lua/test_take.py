@@ -336,7 +336,17 @@ class TestGeneration:
 
 
 class TestAsserts:
-    @pytest.mark.parametrize("arguments", [(), (1, 1, 0, b""), (1, -1, 0, b"", b""), (1, "x", 0, b"", b"")])
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            (),
+            (1, 1, 0, b"", b""),
+            (1, -1, 0, b"", b"", b""),
+            (1, "x", 0, b"", b"", b""),
+            (1, 1, "x", b"", b"", b""),
+            (1, 1, 0, bytes(16), b"", b""),
+        ],
+    )
     def test_wrong_arguments_are_refused(self, redis_url: str, arguments: Sequence[bytes | int | str]) -> None:
         async def work(store: Store) -> None:
             with pytest.raises(StoreUnavailableError, match="take:"):

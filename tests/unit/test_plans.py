@@ -91,6 +91,16 @@ class TestReading:
         assert parse(of_limit("{rate: 5/day}"), "test").dedupe is None
         assert parse(of_limit("{rate: 5/day}") + f"dedupe: {text}", "test").dedupe == expected
 
+    @pytest.mark.parametrize(
+        ("text", "months", "days"), [("", 13, 404), ("usage: {}", 13, 404), ("usage: {keep_months: 36}", 36, 1117)]
+    )
+    def test_how_long_usage_is_kept(self, text: str, months: int, days: int) -> None:
+        config = parse(of_limit("{rate: 5/day}") + text, "test")
+        assert (config.keep_months, config.keep_s) == (months, days * 86_400)
+
+    def test_no_usage_is_kept_for_0_months(self) -> None:
+        assert parse(of_limit("{rate: 5/day}") + "usage: {keep_months: 0}", "test").keep_s == 0
+
     @pytest.mark.parametrize("name", sorted({name for face in FACES for name in _looked_at(face, ALWAYS, None)}))
     def test_no_header_that_is_read_otherwise_can_be_the_id(self, name: bytes) -> None:
         path, message = only_fault(of_limit("{rate: 5/day}") + f"dedupe: {{header: {name.decode().title()}}}")
@@ -358,6 +368,11 @@ class TestFaults:
             (f"plans: {{{'x' * 65}: {{limits: {{a: {{rate: 5/day}}}}}}}}", f"plans.{'x' * 65}", "1 to 64"),
             (of_limit("{rate: 5/day}") + "    on_store_error: maybe", "plans.free.on_store_error", "'allow'"),
             (of_limit("{rate: 5/day}") + "preflight: true", "preflight", "'pass' or 'check' (given: True)"),
+            (of_limit("{rate: 5/day}") + "usage: 13", "usage", "must be a mapping of fields (given: 13)"),
+            (of_limit("{rate: 5/day}") + "usage: {keep_month: 1}", "usage.keep_month", "did you mean `keep_months`?"),
+            (of_limit("{rate: 5/day}") + "usage: {keep_months: -1}", "usage.keep_months", "greater than or equal to 0"),
+            (of_limit("{rate: 5/day}") + "usage: {keep_months: 37}", "usage.keep_months", "less than or equal to 36"),
+            (of_limit("{rate: 5/day}") + "usage: {keep_months: 1.5}", "usage.keep_months", "integer"),
             (of_limit("{rate: 5/day}") + "dedupe: yes", "dedupe", "must be a mapping of fields (given: True)"),
             (of_limit("{rate: 5/day}") + "dedupe: {heder: X-Id}", "dedupe.heder", "did you mean `header`?"),
             (of_limit("{rate: 5/day}") + "dedupe: {header: X Id}", "dedupe.header", "the name of a header"),

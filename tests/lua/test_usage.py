@@ -1,0 +1,405 @@
+"""The history of what was used, as take.lua and refund.lua keep it: exact to the unit, and nothing for a refusal."""
+
+import asyncio
+from dataclasses import dataclass
+from struct import pack
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from takes import Taker, with_store
+
+from quotas.decisions import take_once
+from quotas.limits import EXACT, Bucket, Limit, Mode, Per, Quota, Window
+from quotas.scripts import (
+    DAY_US,
+    REFUND,
+    TAKE,
+    WINDOWS,
+    Once,
+    PackedPlan,
+    Refund,
+    Refunded,
+    Take,
+    decode_state,
+    refund,
+    state_key,
+    take,
+    take_words,
+    used_key,
+)
+from quotas.store import Store
+
+MIDNIGHT_US = 20_522 * DAY_US
+NOW_US = MIDNIGHT_US + DAY_US // 2
+SECOND_US = 1_000_000
+QUARTER_US = 900 * SECOND_US
+KEEP_S = 400 * 86_400
+FIVE = Limit("five", Bucket(count=1, period_us=SECOND_US, burst=5))
+YEAR = Limit("year", Quota(units=10_000, window=Window.YEAR))
+DAY = Limit("day", Quota(units=10_000, window=Window.DAY))
+
+
+async def history(store: Store) -> dict[int, int]:
+    """All units by quarter since the epoch, those of 0 left out."""
+    found: dict[int, int] = {}
+    for key in await store.call("KEYS", "q1:{cl_test}:used:*"):
+        day = int(key.rpartition(b":")[2])
+        words = await store.call("HGETALL", key)
+        for quarter, units in zip(words[::2], words[1::2], strict=True):
+            found[96 * day + int(quarter)] = found.get(96 * day + int(quarter), 0) + int(units)
+    return {quarter: units for quarter, units in found.items() if units}
+
+
+async def bytes_of(store: Store) -> dict[bytes, tuple[bytes, int]]:
+    keys = sorted(await store.call("KEYS", "q1:{cl_test}:used:*"))
+    return {key: (await store.call("DUMP", key), await store.call("PEXPIRETIME", key)) for key in keys}
+
+
+async def give(  # noqa: PLR0913 # Each is a fact of its own.
+    store: Store, plan: PackedPlan, units: int, *, now_us: int = NOW_US, taken_us: int | None = None, name: str = "a"
+) -> Refunded:
+    asked = Refund(
+        client_id="cl_test",
+        key_id="key_test",
+        idempotency_key=name,
+        units=units,
+        now_us=now_us,
+        taken_us=taken_us,
+        own_clock=True,
+        keep_s=KEEP_S,
+    )
+    refunded = await refund(store, plan, asked)
+    assert refunded is not None
+    return refunded
+
+
+@dataclass(frozen=True)
+class Step:
+    """A take, perhaps under an id, or a refund of what was taken `ago_us` before."""
+
+    after_us: int
+    cost: int
+    digest: str | None
+    skipped: frozenset[str]
+    ago_us: int | None
+    refund: bool
+
+
+steps = st.builds(
+    Step,
+    after_us=st.integers(0, 4 * SECOND_US) | st.integers(-7_200 * SECOND_US, 40 * 3_600 * SECOND_US),
+    cost=st.integers(0, 7),
+    digest=st.none() | st.sampled_from("ab"),
+    skipped=st.frozensets(st.sampled_from(["five", "shadow"]), max_size=2),
+    ago_us=st.none() | st.integers(0, 30 * 3_600 * SECOND_US),
+    refund=st.sampled_from([False, False, False, True]),
+)
+SHADOW = Limit("shadow", Bucket(count=0, period_us=1, burst=3), Mode.SHADOW)
+LIMITS = [FIVE, SHADOW, YEAR, DAY]
+
+
+@settings(max_examples=150)
+@given(st.lists(steps, min_size=1, max_size=40))
+def test_it_is_the_sum_of_what_was_allowed_and_the_quota_s_counter(server_url: str, sequence: list[Step]) -> None:
+    async def compare(store: Store) -> None:
+        await store.call("FLUSHALL")
+        taker = Taker(store)
+        await taker.register()
+        plan, now_us, units = PackedPlan(LIMITS), NOW_US, 0
+        for number, step in enumerate(sequence):
+            now_us += step.after_us
+            before, kept = await history(store), await bytes_of(store)
+            if step.refund and step.cost:
+                taken_us = None if step.ago_us is None else now_us - step.ago_us
+                refunded = await give(store, plan, step.cost, now_us=now_us, taken_us=taken_us, name=f"{number}")
+                change, at_us = -refunded.units["year"], now_us if taken_us is None else taken_us
+            else:
+                parts = (
+                    str(step.digest).encode(),
+                    b"%d" % step.cost,
+                    *(each.encode() for each in sorted(step.skipped)),
+                )
+                decision = await taker.take(
+                    plan,
+                    now_us=now_us,
+                    cost=step.cost,
+                    skipped=step.skipped,
+                    once=None if step.digest is None else Once.of(5 * SECOND_US, *parts),
+                    keep_s=KEEP_S,
+                )
+                change, at_us = step.cost if decision.allowed and not decision.repeated else 0, now_us
+            before[at_us // QUARTER_US] = before.get(at_us // QUARTER_US, 0) + change
+            units += change
+            assert await history(store) == {quarter: each for quarter, each in before.items() if each}
+            if not change:
+                assert await bytes_of(store) == kept
+        data, _ = await taker.state()
+        assert units == (decode_state(data)[1].counts["year"][1] if data else 0) == sum((await history(store)).values())
+
+    with_store(server_url, compare)
+
+
+def test_all_or_nothing_also_with_limits_per_key(redis_url: str) -> None:
+    plan = PackedPlan([FIVE, Limit("each", Bucket(count=0, period_us=1, burst=2), per=Per.KEY), YEAR])
+
+    async def work(store: Store) -> None:
+        taker = Taker(store)
+        await taker.register()
+        allowed = [(await taker.take(plan, now_us=NOW_US, key_id="k1", keep_s=KEEP_S)).allowed for _ in range(4)]
+        assert allowed == [True, True, False, False]
+        assert (await taker.take(plan, now_us=NOW_US, key_id="k2", keep_s=KEEP_S)).allowed
+        assert await history(store) == {NOW_US // QUARTER_US: 3}
+        assert (await give(store, plan, 2)).units == {"five": 2, "year": 2, "each": 0}
+        assert await history(store) == {NOW_US // QUARTER_US: 1}
+
+    with_store(redis_url, work)
+
+
+def test_no_history_is_kept_where_none_is_asked_for(redis_url: str) -> None:
+    async def work(store: Store) -> None:
+        taker = Taker(store)
+        await taker.register()
+        assert (await taker.take([FIVE], now_us=NOW_US)).allowed
+        assert await history(store) == {}
+
+    with_store(redis_url, work)
+
+
+def test_no_history_of_an_older_generation_or_a_client_that_is_gone(redis_url: str) -> None:
+    async def work(store: Store) -> None:
+        taker = Taker(store)
+        await taker.register()
+        asked = Take(client_id="cl_test", generation=2, key_id="k", cost=1, now_us=NOW_US, keep_s=KEEP_S)
+        assert await take(store, PackedPlan([YEAR]), asked) is None
+        await store.call("FLUSHALL")
+        assert await take(store, PackedPlan([YEAR]), asked) is None
+        assert await store.call("DBSIZE") == 0
+
+    with_store(redis_url, work)
+
+
+def test_the_hash_is_small_and_lives_as_long_as_asked_from_its_first_quarter_on(redis_url: str) -> None:
+    async def work(store: Store) -> None:
+        taker = Taker(store)
+        await taker.register()
+        for quarter in range(96):
+            await taker.take([YEAR], now_us=MIDNIGHT_US + quarter * QUARTER_US, cost=100, keep_s=KEEP_S + quarter)
+        key = used_key("cl_test", 20_522)
+        assert key == "q1:{cl_test}:used:20522"
+        assert await store.call("HLEN", key) == 96
+        assert await store.call("OBJECT", "ENCODING", key) == b"listpack"
+        assert KEEP_S - 60 < await store.call("TTL", key) <= KEEP_S
+        assert await store.call("MEMORY", "USAGE", key) < 1_000
+
+    with_store(redis_url, work)
+
+
+@pytest.mark.parametrize("skew_us", [-3_600 * SECOND_US, -1, 0, 3_600 * SECOND_US - 1])
+def test_a_worker_up_to_an_hour_off_at_midnight_asks_once_and_the_quarter_is_the_server_s(
+    redis_url: str, skew_us: int
+) -> None:
+    """The worker's day begins where the server's time is `skew_us` after it."""
+
+    async def work(store: Store) -> None:
+        taker = Taker(store)
+        await taker.register()
+        asked = Take(client_id="cl_test", generation=1, key_id="k", cost=3, now_us=MIDNIGHT_US, keep_s=KEEP_S)
+        keys, words = take_words(PackedPlan([YEAR]), asked, MIDNIGHT_US if skew_us < 0 else MIDNIGHT_US - 1)
+        carried = f"{MIDNIGHT_US + skew_us}"
+        assert (await store.run(TAKE, keys, (*words[:2], carried, *words[3:])))[0] == 1
+        assert await history(store) == {(MIDNIGHT_US + skew_us) // QUARTER_US: 3}
+
+    with_store(redis_url, work)
+
+
+@pytest.mark.parametrize("skew_us", [-3_600 * SECOND_US - 1, DAY_US + 3_600 * SECOND_US])
+def test_a_worker_farther_off_is_told_the_time(redis_url: str, skew_us: int) -> None:
+    async def work(store: Store) -> None:
+        taker = Taker(store)
+        await taker.register()
+        asked = Take(client_id="cl_test", generation=1, key_id="k", cost=3, now_us=MIDNIGHT_US, keep_s=KEEP_S)
+        keys, words = take_words(PackedPlan([FIVE]), asked, MIDNIGHT_US)
+        server_us = MIDNIGHT_US + skew_us
+        assert await store.run(TAKE, keys, (*words[:2], f"{server_us}", *words[3:])) == [WINDOWS, server_us]
+        assert await history(store) == {}
+        assert await taker.state() == (None, -2)
+        given = (1, f"{server_us}", 0, 1_000, words[3], *words[4:])
+        keys = (keys[0], keys[1], "q1:{cl_test}:refund:x", keys[2])
+        assert await store.run(REFUND, keys, given) == [WINDOWS, server_us]
+        assert await store.call("DBSIZE") == 1
+
+    with_store(redis_url, work)
+
+
+def test_a_worker_days_off_counts_by_the_server_s_day(redis_url: str) -> None:
+    async def work(store: Store) -> None:
+        await Taker(store).register()
+        seconds, _ = await store.call("TIME")
+        for skew_us in (-3 * DAY_US, 3 * DAY_US):
+            now_us = int(seconds) * SECOND_US + skew_us
+            asked = Take(client_id="cl_test", generation=1, key_id="k", cost=2, now_us=now_us, keep_s=KEEP_S)
+            assert await take(store, PackedPlan([FIVE]), asked)
+        found = await history(store)
+        assert sum(found.values()) == 4
+        assert set(found) <= {int(seconds) // 900, int(seconds) // 900 + 1}
+
+    with_store(redis_url, work)
+
+
+def test_more_than_the_largest_exact_number_is_not_counted(redis_url: str) -> None:
+    billed = Limit("billed", Quota(units=10, window=Window.YEAR), Mode.OVERAGE)
+
+    async def work(store: Store) -> None:
+        taker = Taker(store)
+        await taker.register()
+        for cost in (EXACT - 3, 1, 1, 1, EXACT - 1):
+            await taker.take([billed], now_us=NOW_US, cost=cost, keep_s=KEEP_S)
+        assert await history(store) == {NOW_US // QUARTER_US: EXACT - 1}
+
+    with_store(redis_url, work)
+
+
+def test_an_allowed_cost_that_no_limit_took_is_repeated_for_nothing(redis_url: str) -> None:
+    """It is counted, so it must count once: a limit in shadow mode without room, or no limit at all."""
+    once = Once("x", 5 * SECOND_US)
+
+    async def work(store: Store) -> None:
+        taker = Taker(store)
+        await taker.register()
+        for limits, skipped in (([SHADOW], frozenset[str]()), ([FIVE], frozenset({"five"}))):
+            await store.call("DEL", f"q1:{{cl_test}}:once:{once.digest}")
+            before = sum((await history(store)).values())
+            plan = PackedPlan(limits)
+            for repeated in (False, True):
+                decision = await taker.take(plan, now_us=NOW_US, cost=4, skipped=skipped, once=once, keep_s=KEEP_S)
+                assert (decision.allowed, decision.repeated) == (True, repeated)
+            assert sum((await history(store)).values()) == before + 4
+        _, first, _ = take_once([SHADOW], None, None, within_us=1, now_us=NOW_US, cost=4)
+        assert first is not None
+
+    with_store(redis_url, work)
+
+
+class TestRefunds:
+    def test_units_go_back_where_they_were_taken(self, redis_url: str) -> None:
+        """Of a window that has ended too: the year's counter has them, so the history of then gives them back."""
+
+        async def work(store: Store) -> None:
+            taker = Taker(store)
+            await taker.register()
+            plan = PackedPlan([YEAR, DAY])
+            for at_us in (NOW_US - DAY_US, NOW_US):
+                await taker.take(plan, now_us=at_us, cost=5, keep_s=KEEP_S)
+            assert (await give(store, plan, 3, taken_us=NOW_US - DAY_US)).units == {"year": 3, "day": 0}
+            quarter = NOW_US // QUARTER_US
+            assert await history(store) == {quarter - 96: 2, quarter: 5}
+            assert (await give(store, plan, 3, taken_us=NOW_US - DAY_US)).repeated
+            assert await history(store) == {quarter - 96: 2, quarter: 5}
+            assert (await give(store, plan, 99, name="b")).units == {"year": 7, "day": 5}
+            assert await history(store) == {quarter - 96: 2, quarter: -2}
+
+        with_store(redis_url, work)
+
+    @pytest.mark.parametrize(
+        ("limits", "used", "change"),
+        [
+            ([DAY, YEAR], {"year": 2}, 2),
+            ([Limit("shadow", YEAR.rule, Mode.SHADOW), DAY], {"day": 3}, 3),
+            ([Limit("shadow", YEAR.rule, Mode.SHADOW)], {}, 5),
+            ([Limit("each", YEAR.rule, per=Per.KEY), DAY], {"day": 3}, 3),
+            ([Limit("each", YEAR.rule, per=Per.KEY), FIVE], {"each": 1}, 1),
+            ([Limit("month", Quota(units=9, window=Window.MONTH)), Limit("other", YEAR.rule), DAY], {"other": 2}, 2),
+        ],
+    )
+    def test_it_follows_the_quota_whose_window_began_first(
+        self, redis_url: str, limits: list[Limit], used: dict[str, int], change: int
+    ) -> None:
+        """5 units go back; what a quota has counted is less than that where it is in `used`."""
+
+        async def work(store: Store) -> None:
+            taker = Taker(store)
+            await taker.register()
+            await taker.take(PackedPlan([YEAR]), now_us=NOW_US, cost=9, keep_s=KEEP_S)
+            await store.call("DEL", state_key("cl_test"))
+            for limit in limits:
+                others = frozenset(each.name for each in limits if each is not limit)
+                cost = used.get(limit.name, 5)
+                await taker.take(PackedPlan(limits), now_us=NOW_US, cost=cost, skipped=others)
+            assert (await give(store, PackedPlan(limits), 5)).units[limits[0].name] >= 0
+            assert await history(store) == {NOW_US // QUARTER_US: 9 - change}
+
+        with_store(redis_url, work)
+
+    def test_without_a_quota_the_day_gives_what_it_has(self, redis_url: str) -> None:
+        async def work(store: Store) -> None:
+            taker = Taker(store)
+            await taker.register()
+            plan = PackedPlan([FIVE])
+            assert (await give(store, plan, 3)).units == {"five": 0}
+            assert await history(store) == {}
+            await taker.take(plan, now_us=NOW_US - QUARTER_US, cost=5, keep_s=KEEP_S)
+            await taker.take(plan, now_us=NOW_US, cost=2, keep_s=KEEP_S)
+            assert (await give(store, plan, 3, name="b")).units == {"five": 2}
+            assert sum((await history(store)).values()) == 4
+            await give(store, plan, 99, name="c")
+            assert await history(store) == {NOW_US // QUARTER_US - 1: 5, NOW_US // QUARTER_US: -5}
+
+        with_store(redis_url, work)
+
+    def test_an_instant_to_come_counts_as_now(self, redis_url: str) -> None:
+        async def work(store: Store) -> None:
+            taker = Taker(store)
+            await taker.register()
+            await taker.take([YEAR], now_us=NOW_US, cost=5, keep_s=KEEP_S)
+            assert (await give(store, PackedPlan([YEAR]), 3, taken_us=NOW_US + 3 * DAY_US)).units == {"year": 3}
+            assert await history(store) == {NOW_US // QUARTER_US: 2}
+
+        with_store(redis_url, work)
+
+    def test_what_is_no_longer_kept_is_not_begun_anew(self, redis_url: str) -> None:
+        forever = Limit("forever", Bucket(count=0, period_us=1, burst=9))
+
+        async def work(store: Store) -> None:
+            taker = Taker(store)
+            await taker.register()
+            plan = PackedPlan([YEAR, forever])
+            await taker.take(plan, now_us=NOW_US, cost=5, keep_s=KEEP_S)
+            later_us = NOW_US + KEEP_S * SECOND_US
+            assert (await give(store, plan, 3, now_us=later_us, taken_us=NOW_US)).units == {"year": 0, "forever": 3}
+            assert await history(store) == {NOW_US // QUARTER_US: 5}
+
+        with_store(redis_url, work)
+
+    def test_what_it_begins_has_an_end(self, redis_url: str) -> None:
+        """A refund can be about a quarter, and a day, that has nothing: the hash goes like any other."""
+
+        async def work(store: Store) -> None:
+            taker = Taker(store)
+            await taker.register()
+            await taker.take([YEAR], now_us=NOW_US - DAY_US, cost=5, keep_s=KEEP_S)
+            await give(store, PackedPlan([YEAR]), 3)
+            key = used_key("cl_test", NOW_US // DAY_US)
+            assert await store.call("HGETALL", key) == [b"48", b"-3"]
+            assert KEEP_S - 60 < await store.call("TTL", key) <= KEEP_S
+
+        with_store(redis_url, work)
+
+
+def test_fifty_at_once_are_exact(redis_url: str) -> None:
+    async def work(store: Store) -> None:
+        taker = Taker(store)
+        await taker.register()
+        limits = [Limit("some", Quota(units=33, window=Window.YEAR))]
+        decisions = await asyncio.gather(*(taker.take(limits, now_us=NOW_US, keep_s=KEEP_S) for _ in range(50)))
+        assert sum(decision.allowed for decision in decisions) == 33
+        assert await history(store) == {NOW_US // QUARTER_US: 33}
+
+    with_store(redis_url, work)
+
+
+def test_the_history_is_packed_as_its_header_says() -> None:
+    asked = Take(client_id="cl_1", generation=1, key_id="k", cost=1, now_us=NOW_US, keep_s=KEEP_S)
+    keys, words = take_words(PackedPlan([FIVE]), asked, NOW_US)
+    assert words[3] == pack("<dd", MIDNIGHT_US, KEEP_S)
+    assert keys[-1] == used_key("cl_1", 20_522)

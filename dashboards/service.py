@@ -177,8 +177,10 @@ def _store() -> Row:
                 8,
                 "Degraded answers",
                 REQUESTS,
-                "Checks answered by the plan's `on_store_error`: `allow` let them pass uncounted, `deny` answered 503.",
+                "Checks answered by the plan's `on_store_error`: `allow` let them pass uncounted, `deny` answered 503. "
+                "And refusals that workers could not keep for the usage history until the store was back.",
                 Query(f"sum by (mode) (rate(quotas_degraded_total{{{_AT}}}[$__rate_interval]))", "{{mode}}"),
+                Query(f"sum(rate(quotas_refusals_lost_total{{{_AT}}}[$__rate_interval]))", "in no history"),
                 stacked=True,
                 colours={"allow": YELLOW, "deny": RED},
             ),

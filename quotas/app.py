@@ -29,6 +29,7 @@ from quotas.news import Listener
 from quotas.planbook import Planbook
 from quotas.plans import Config
 from quotas.refunds import Refunds
+from quotas.refusals import Refusals
 from quotas.registry import Registry
 from quotas.reloading import Reloader
 from quotas.revocations import Revocations
@@ -48,8 +49,8 @@ WARM_UP_TIMEOUT_S = 1.0
 FILE_ACTOR = "file:"
 """Who changes what the configuration file keeps, in the audit log. No admin token's name has a colon."""
 
-UPKEEP_S = 2.0
-"""How often a worker does its chores: looks whether there are foreign keys, and writes which keys it has seen."""
+UPKEEP_S = 1.0
+"""How often a worker does its chores: looks for foreign keys, writes which keys it has seen and what it has refused."""
 
 KEEP_TIMEOUT_S = 30.0
 """How long the clients of the configuration file may take to be created."""
@@ -204,12 +205,14 @@ class Worker:
                 identities.forget_all()
 
             last_use = LastUse(Registry(operators))
+            refusals = Refusals(operators, metrics.refusals_lost)
             checks = Checks(
                 store=store,
                 identities=identities,
                 planbook=planbook,
                 metrics=metrics,
                 last_use=last_use,
+                refusals=refusals,
                 timeout_s=settings.store_timeout_ms / 1000,
                 clock=clock,
                 timer=time.perf_counter,
@@ -229,7 +232,7 @@ class Worker:
             async def learn() -> None:
                 identities.foreign = identities.foreign or await Registry(operators).has_foreign_keys()
 
-            upkeep = Upkeep([learn, last_use.write], every_s=UPKEEP_S)
+            upkeep = Upkeep([learn, last_use.write, refusals.write], every_s=UPKEEP_S)
             async with Listener(store, waiting, identities.hear) as listener, reloader, upkeep:
                 identities.listen(listener)
                 admin = _admin(settings, operators, planbook)

@@ -20,6 +20,7 @@ from quotas.limits import Mode, Quota
 from quotas.metrics import Metrics
 from quotas.planbook import Planbook, PlanInForce
 from quotas.plans import Config, Plan, Preflight, StoreErrorPolicy
+from quotas.refusals import Refusals
 from quotas.registry import Identity, Status
 from quotas.requests import CheckRequest
 from quotas.scripts import Once, Take, take
@@ -90,6 +91,7 @@ class Checks:
         planbook: Planbook,
         metrics: Metrics,
         last_use: LastUse,
+        refusals: Refusals,
         timeout_s: float,
         clock: Callable[[], int],
         timer: Callable[[], float],
@@ -100,6 +102,7 @@ class Checks:
         self._planbook = planbook
         self._metrics = metrics
         self._last_use = last_use
+        self._refusals = refusals
         self._timeout_s = timeout_s
         self._clock = clock
         self._timer = timer
@@ -265,17 +268,19 @@ class Checks:
             self._metrics.store_seconds("take", self._timer() - begun)
             if decision is not None:
                 if not decision.repeated:
-                    self._count(decision, identity, asked.cost)
+                    self._count(decision, identity, asked)
                 return Answer(Reason.of(decision), identity, decision)
             self._identities.forget(digest)
             known.clear()
         raise StoreUnavailableError("reply", "the client changes faster than it can be loaded")
 
-    def _count(self, decision: Decision, identity: Identity, cost: int) -> None:
-        """Count what an allowed check took, and what limits that do not refuse have seen."""
-        client = identity.client
+    def _count(self, decision: Decision, identity: Identity, asked: Take) -> None:
+        """Count what an allowed check took, that one was refused, and what limits that do not refuse have seen."""
+        client, cost = identity.client, asked.cost
         if decision.allowed:
             self._metrics.units(client, cost)
+        elif asked.keep_s:
+            self._refusals.note(client, _OUTCOMES[Reason.of(decision)], decision.at_us, asked.keep_s)
         for standing in decision.standings:
             mode = standing.limit.mode
             if mode is Mode.SHADOW and standing.retry_after_us != 0:

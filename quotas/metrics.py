@@ -78,6 +78,9 @@ _SHADOW = Family(
 _OVERAGE = Family(
     "quotas_overage_units_total", Kind.COUNTER, "Units taken past a quota in overage mode.", ("limit", "plan")
 )
+_REFUSALS_LOST = Family(
+    "quotas_refusals_lost_total", Kind.COUNTER, "Refusals that usage histories lack, for want of room."
+)
 _JWKS = Family("quotas_jwks_refresh_total", Kind.COUNTER, "Key sets asked of issuers.", ("issuer", "result"))
 _RELOADED = Family(
     "quotas_config_last_reload_successful",
@@ -91,7 +94,7 @@ _RELOADED_AT = Family(
 )
 _WORKERS = Family("quotas_workers", Kind.GAUGE, "Workers that are alive.")
 _BUILD = Family("quotas_build_info", Kind.GAUGE, "The running version.", ("version",))
-_STAYING = (_CHECK_SECONDS, _STORE_SECONDS, _ERRORS, _DEGRADED, _SHADOW, _OVERAGE, _JWKS)
+_STAYING = (_CHECK_SECONDS, _STORE_SECONDS, _ERRORS, _DEGRADED, _SHADOW, _OVERAGE, _REFUSALS_LOST, _JWKS)
 _NOBODY = "nobody"
 
 
@@ -141,6 +144,7 @@ class Metrics:
         self._reloaded = make(_RELOADED.name, ())
         self._reloaded_at = make(_RELOADED_AT.name, ())
         self._check_seconds = make(_CHECK_SECONDS.name, (), _WIDTH)
+        self._refusals_lost = make(_REFUSALS_LOST.name, ())
         make(_NOBODY, (UNKNOWN, ""), COUNTS)
         for name, width in ((_NOBODY, COUNTS), (_SHADOW.name, 1), (_OVERAGE.name, 1), (_JWKS.name, 1)):
             make(name, (OTHER, OTHER), width)
@@ -209,6 +213,10 @@ class Metrics:
     def overage(self, plan: str, limit: str, units: int) -> None:
         """Count units past a quota."""
         self._cells[self._series.find(_OVERAGE.name, (limit, plan))] += units
+
+    def refusals_lost(self, refusals: int) -> None:
+        """Count refusals that are in no usage history."""
+        self._cells[self._refusals_lost] += refusals
 
     def jwks_refresh(self, issuer: str, result: str) -> None:
         """Count what became of asking an issuer for its keys."""

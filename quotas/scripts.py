@@ -30,8 +30,12 @@ _DIGEST = 32
 RECEIPT_MS = 86_400_000
 """How long a refund is remembered by its idempotency key: a day."""
 
-DAY_US = 86_400_000_000
-"""A day of the usage history, in microseconds: it is kept by days of UTC."""
+QUARTER_US = 900_000_000
+"""What the usage history is kept by: a quarter of an hour, in microseconds. Every time zone's days begin on one."""
+
+DAY_QUARTERS = 96
+DAY_US = DAY_QUARTERS * QUARTER_US
+"""A day of UTC, in microseconds: what one key of the usage history is about."""
 
 _TRIES = 2
 _MAX_CACHED_RULES = 256
@@ -53,6 +57,7 @@ AMEND = Script("amend", _text("amend"))
 ENROL = Script("enrol", _text("enrol"))
 RETIRE = Script("retire", _text("retire"))
 SEEN = Script("seen", _text("seen"))
+TALLY = Script("tally", _text("tally"))
 
 
 def state_key(client_id: str, *, test: bool = False) -> str:
@@ -86,6 +91,11 @@ def used_key(client_id: str, day: int) -> str:
 def refused_key(client_id: str, day: int) -> str:
     """A client's refusals on a day, counted from the epoch: a hash, see `lua/tally.lua`."""
     return f"q1:{{{client_id}}}:refused:{day}"
+
+
+def tallied_key(client_id: str, worker_id: str) -> str:
+    """Which of a worker's counts of refusals a client's history has last."""
+    return f"q1:{{{client_id}}}:tallied:{worker_id}"
 
 
 class PackedLimits:

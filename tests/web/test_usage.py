@@ -27,11 +27,13 @@ anonymous: {plan: trial}
 
 
 async def counted(store: Store) -> dict[str, dict[str, int]]:
-    """Every key of a history without its client, and what it holds."""
-    found = {}
+    """What the histories of all clients hold together, by kind and day."""
+    found: dict[str, dict[str, int]] = {}
     for key in sorted(await store.call("KEYS", "q1:*:used:*") + await store.call("KEYS", "q1:*:refused:*")):
         words = [word.decode() for word in await store.call("HGETALL", key)]
-        found[key.decode().partition("}:")[2]] = dict(zip(words[::2], map(int, words[1::2]), strict=True))
+        together = found.setdefault(key.decode().partition("}:")[2], {})
+        for field, number in zip(words[::2], map(int, words[1::2]), strict=True):
+            together[field] = together.get(field, 0) + number
     return found
 
 
@@ -56,6 +58,36 @@ class TestCounting:
                 assert await counted(worker.store) == {
                     f"used:{clock.now_us // DAY_US - 1}": {"49": 4},
                     f"used:{clock.now_us // DAY_US}": {"49": 6},
+                }
+
+        asyncio.run(work())
+
+    def test_refusals_are_there_when_the_worker_has_ended(self, redis_url: str) -> None:
+        """Or within a second; here nobody but the end of the worker writes them. A repetition is a refusal anew."""
+        clock = Clock(us("2026-06-10T23:59:59Z"))
+
+        async def work() -> None:
+            async with timed(redis_url, PLANS, clock) as worker:
+                secret = await worker.key()
+                test = (await worker.clients.issue_key("acme", environment=Environment.TEST)).secret
+                await worker.spend(secret, 8)
+                for cost in (3, 9, 11, 101):
+                    assert (await worker.check(secret, cost=cost)).status_code in {403, 429}
+                clock.go_on(1)
+                assert (await worker.check(secret, cost=10)).status_code == 429
+                assert (await worker.check(test, cost=51)).status_code == 403
+                await worker.clients.create("shared", "shared")
+                shared = (await worker.clients.issue_key("shared")).secret
+                await worker.spend(shared, 99)
+                assert (await worker.check(shared, cost=2)).status_code == 429
+                assert await worker.store.call("KEYS", "*:refused:*") == []
+            day = clock.now_us // DAY_US
+            async with service(redis_url, PLANS) as other:
+                assert await counted(other.store) == {
+                    f"refused:{day - 1}": {"95:rate_limited": 2, "95:never": 2},
+                    f"refused:{day}": {"0:rate_limited": 1, "0:quota_exceeded": 1},
+                    f"used:{day - 1}": {"95": 8},
+                    f"used:{day}": {"0": 99},
                 }
 
         asyncio.run(work())

@@ -15,7 +15,7 @@ from hashlib import sha256
 from hmac import compare_digest
 from importlib.metadata import version
 from typing import Any
-from urllib.parse import parse_qsl, quote
+from urllib.parse import quote
 
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import URLPath
@@ -36,7 +36,6 @@ PREFIX = "/admin/v1"
 TIMEOUT_S = 10.0
 """How long one call may take: deleting a client asks the store several times for each key."""
 
-_MAX_PARAMETERS = 10
 _MAX_IDEMPOTENCY_KEY = 256
 _CHALLENGE = 'Bearer realm="quotas admin"'
 
@@ -167,19 +166,8 @@ async def _asked(request: Request, operation: Operation) -> BaseModel | None:
     if operation.asked is None:
         return None
     if operation.method == "GET":
-        return operation.asked.model_validate(_query(request))
+        return operation.asked.model_validate(problems.query(request))
     return operation.asked.model_validate_json(await problems.body(request))
-
-
-def _query(request: Request) -> dict[str, str]:
-    text = request.scope["query_string"].decode("latin-1")
-    try:
-        pairs = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=_MAX_PARAMETERS)
-    except ValueError:
-        raise HTTPException(400, "The query is not UTF-8, percent-encoded, or has too many fields.") from None
-    if len(dict(pairs)) < len(pairs):
-        raise HTTPException(400, "A field of the query stands twice.")
-    return dict(pairs)
 
 
 def _idempotency_key(request: Request, operation: Operation) -> str | None:

@@ -22,6 +22,8 @@ from quotas.bodies import (
     ClientsBody,
     ClientsQuery,
     EntriesBody,
+    HistoriesBody,
+    HistoriesQuery,
     IssuedKeyBody,
     KeyBody,
     KeysBody,
@@ -40,6 +42,7 @@ from quotas.directory import Directory, Receipt
 from quotas.errors import ConflictError, NotFoundError, StoreUnavailableError
 from quotas.openapi import Answer, Operation
 from quotas.registry import Alias, Status
+from quotas.reports import HistoryPage, Reports
 from quotas.revoking import Revoking
 
 _log = logging.getLogger(__name__)
@@ -53,6 +56,7 @@ class Admin:
     revoking: Callable[[Told], Revoking]
     directory: Directory
     audit: Audit
+    reports: Reports
 
 
 @dataclass(slots=True)
@@ -244,6 +248,15 @@ async def list_entries(call: Call, asked: AuditQuery) -> Answer:
     return HTTPStatus.OK, EntriesBody.of(entries, asked.limit)
 
 
+async def show_usage(call: Call, asked: HistoriesQuery) -> Answer:
+    """Tell what one client has used, or all clients by name, a page at a time."""
+    reports = call.admin.reports
+    if asked.client is None:
+        return HTTPStatus.OK, HistoriesBody.of(await reports.page(asked.cursor, asked.limit, asked.to_domain()))
+    client = await call.clients.get(asked.client)
+    return HTTPStatus.OK, HistoriesBody.of(HistoryPage([await reports.of(client, asked.to_domain())], None))
+
+
 _OK, _CREATED, _GONE = HTTPStatus.OK, HTTPStatus.CREATED, HTTPStatus.NO_CONTENT
 _CLIENT, _LIMIT = "/clients/{name}", "/clients/{name}/limits/{limit}"
 _ALIASES = "/clients/{name}/aliases"
@@ -271,5 +284,6 @@ OPERATIONS = (
     Operation("POST", "/revocations", revoke_tokens, {_CREATED: RevocationBody}, NewRevocation, (*_WRITE, 409)),
     Operation("GET", "/revocations", list_revocations, {_OK: RevocationsBody}, None, _READ),
     Operation("DELETE", "/revocations/{id}", restore_tokens, {_GONE: None}, None, (*_READ, 404)),
+    Operation("GET", "/usage", show_usage, {_OK: HistoriesBody}, HistoriesQuery, (*_READ, 404)),
     Operation("GET", "/audit", list_entries, {_OK: EntriesBody}, AuditQuery, _READ),
 )

@@ -32,6 +32,7 @@ from quotas.refunds import Refunds
 from quotas.refusals import Refusals
 from quotas.registry import Registry
 from quotas.reloading import Reloader
+from quotas.reports import Reports
 from quotas.revocations import Revocations
 from quotas.revoking import Revoking
 from quotas.scraping import Scraper
@@ -41,6 +42,7 @@ from quotas.settings import Settings, secrets
 from quotas.store import Store, deadline
 from quotas.subjects import Subjects
 from quotas.upkeep import Upkeep
+from quotas.usage import Usage
 from quotas.web import Services
 
 WARM_UP_TIMEOUT_S = 1.0
@@ -92,6 +94,7 @@ class Operations:
     explainer: Explainer
     audit: Audit
     importer: Importer
+    reports: Reports
 
 
 @asynccontextmanager
@@ -121,6 +124,7 @@ async def open_operations(settings: Settings, url: str, config: Config, *, actor
                 Explainer(store=store, identities=identities, planbook=planbook, clock=clock),
                 audit,
                 Importer(registry, clock=clock, heard=changes.append),
+                _reports(store, planbook),
             )
         finally:
             await audit.record_all(actor, changes)
@@ -237,7 +241,7 @@ class Worker:
                 identities.listen(listener)
                 admin = _admin(settings, operators, planbook)
                 scraper = Scraper(store=operators, planbook=planbook, metrics=metrics)
-                own = SelfService(checks, admin.clients, admin.audit, planbook)
+                own = SelfService(checks, admin.clients, admin.audit, planbook, admin.reports)
                 yield Services(store, checks, refunds, planbook, scraper, admin, own)
 
 
@@ -250,7 +254,14 @@ def _admin(settings: Settings, store: Store, planbook: Planbook) -> Admin:
     def revoking(heard: Told) -> Revoking:
         return Revoking(Revocations(store, registry), issuers=planbook.config.issuers, clock=clock, heard=heard)
 
-    return Admin(clients, revoking, Directory(store, registry), Audit(store))
+    return Admin(clients, revoking, Directory(store, registry), Audit(store), _reports(store, planbook))
+
+
+def _reports(store: Store, planbook: Planbook) -> Reports:
+    registry = Registry(store)
+    return Reports(
+        usage=Usage(store), registry=registry, directory=Directory(store, registry), planbook=planbook, clock=clock
+    )
 
 
 async def warm_up(store: Store) -> None:

@@ -4,6 +4,7 @@ Requests are read strictly: no unknown field, no number for text, nothing longer
 text outside and microseconds inside. Only `IssuedKeyBody` ever holds a credential, and only on its way out.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any, Literal, Self
@@ -22,14 +23,19 @@ from quotas.limits import EXACT, Bucket, Mode, Per
 from quotas.overrides import Override
 from quotas.plans import MAX_CLIENT_NAME, AnchorDay, BurstNumber, QuotaText, RateText, Scopes, ZoneName, is_client_name
 from quotas.registry import Alias, Client, Identity, Key, Status
+from quotas.reports import Asked, By, History, HistoryPage
 from quotas.revocations import Revocation
 from quotas.revoking import fields
 from quotas.scopes import MAX_SCOPES
+from quotas.tallies import Span, Tally
 
 MAX_PAGE = 500
 PAGE = 100
 METHOD = r"^[A-Za-z][A-Za-z0-9!#$%&'*+.^_`|~-]{0,31}$"
 """An HTTP method as a JSON schema's pattern."""
+
+MONTH = r"^2[01][0-9]{2}-(0[1-9]|1[0-2])$"
+"""A month as a JSON schema's pattern: year and number."""
 
 _SHORT = Field(max_length=64)
 
@@ -52,6 +58,12 @@ def _instant(value: object) -> int:
     return instants.parse(value)
 
 
+def _month(text: str) -> str:
+    if not re.fullmatch(MONTH, text):
+        raise ValueError("must be a month of this century or the next, such as 2026-11")
+    return text
+
+
 def _cursor(text: str) -> str:
     return text and _client_name(text)
 
@@ -67,6 +79,9 @@ PlanName = Annotated[str, Field(min_length=1, max_length=64)]
 KeyName = Annotated[str, AfterValidator(_printable), Field(min_length=1, max_length=MAX_KEY_NAME)]
 Instant = Annotated[int, BeforeValidator(_instant), WithJsonSchema({"type": "string", "format": "date-time"})]
 TokenText = Annotated[str, AfterValidator(_printable), Field(min_length=1, max_length=MAX_TEXT)]
+Month = Annotated[
+    str, AfterValidator(_month), WithJsonSchema({"type": "string", "pattern": MONTH, "examples": ["2026-11"]})
+]
 PageSize = Annotated[int, Field(ge=1, le=MAX_PAGE, strict=False)]
 
 
@@ -175,6 +190,50 @@ class ClientsQuery(_Asked):
 
     cursor: Annotated[str, AfterValidator(_cursor), Field(max_length=MAX_CLIENT_NAME)] = ""
     limit: PageSize = PAGE
+
+
+class HistoryQuery(_Asked):
+    """What a usage history is told by (by day if left out), and of which month: the one that begins in it.
+
+    Months begin on `anchor_day`. Without a month it is the current one or, by month, all that are kept. `timezone` left
+    out is the client's own: that of the first quota of its plan, or UTC.
+    """
+
+    by: Annotated[By, Field(strict=False)] | None = None
+    month: Month | None = None
+    timezone: Annotated[ZoneName, _SHORT] | None = None
+    anchor_day: Annotated[int, Field(ge=1, le=31, strict=False)] = 1
+
+    def to_domain(self) -> Asked:
+        """What this asks for."""
+        year, _, month = (self.month or "").partition("-")
+        return Asked(
+            by=self.by or By.DAY,
+            month=(int(year), int(month)) if self.month else None,
+            timezone=self.timezone,
+            anchor_day=self.anchor_day,
+        )
+
+
+class HistoriesQuery(HistoryQuery):
+    """Whose usage to tell: one client's or, without `client`, of those behind `cursor` what each used in the month."""
+
+    client: ClientName | None = None
+    cursor: Annotated[str, AfterValidator(_cursor), Field(max_length=MAX_CLIENT_NAME)] = ""
+    limit: PageSize = PAGE
+
+    @model_validator(mode="after")
+    def _sensible(self) -> Self:
+        if self.client is None and self.by not in {None, By.MONTH}:
+            raise ValueError("`by` hour or day goes with `client`")
+        if self.client is not None and self.model_fields_set & {"cursor", "limit"}:
+            raise ValueError("`cursor` and `limit` are for all clients, without `client`")
+        return self
+
+    def to_domain(self) -> Asked:
+        """What this asks for; of all clients no month but one, which is the current one if it is left out."""
+        asked = super().to_domain()
+        return asked if self.client is not None else asked.of_all()
 
 
 class KeysQuery(_Asked):
@@ -367,14 +426,91 @@ class StandingBody(BaseModel):
         )
 
 
+class RefusedBody(BaseModel):
+    """Refused checks, by outcome."""
+
+    rate_limited: int
+    quota_exceeded: int
+    never: int
+
+    @classmethod
+    def of(cls, tally: Tally) -> Self:
+        """The body of what was refused."""
+        return cls(rate_limited=tally.rate_limited, quota_exceeded=tally.quota_exceeded, never=tally.never)
+
+
+class SpanBody(BaseModel):
+    """What was used in one hour, day or month from `start` on, as clocks of the history's time zone show it.
+
+    `units` are below 0 where refunds without an instant were given for what had been taken before.
+    """
+
+    start: str
+    units: int
+    refused: RefusedBody
+
+    @classmethod
+    def of(cls, span: Span, timezone: str) -> Self:
+        """The body of one row of a history."""
+        start = instants.show_in(span.start_us, timezone)
+        return cls(start=start, units=span.tally.units, refused=RefusedBody.of(span.tally))
+
+
+class HistoryBody(BaseModel):
+    """What a client has used from `start` up to `end`: all of it, and row by row.
+
+    `units` are those of allowed checks, less refunds. Rows that have not begun are left out, empty ones are not.
+    """
+
+    client: str
+    timezone: str
+    by: By
+    start: str
+    end: str
+    units: int
+    refused: RefusedBody
+    rows: list[SpanBody]
+
+    @classmethod
+    def of(cls, history: History) -> Self:
+        """The body of a history."""
+        zone, total = history.timezone, history.total
+        return cls(
+            client=history.client,
+            timezone=zone,
+            by=history.by,
+            start=instants.show_in(history.begin_us, zone),
+            end=instants.show_in(history.end_us, zone),
+            units=total.units,
+            refused=RefusedBody.of(total),
+            rows=[SpanBody.of(span, zone) for span in history.spans],
+        )
+
+
+class HistoriesBody(BaseModel):
+    """Histories of clients by name; `next` is the cursor of the next page, null when this is the last."""
+
+    usage: list[HistoryBody]
+    next: str | None
+
+    @classmethod
+    def of(cls, page: HistoryPage) -> Self:
+        """The body of a page."""
+        return cls(usage=[HistoryBody.of(each) for each in page.histories], next=page.after)
+
+
 class UsageBody(BaseModel):
-    """What is left to a caller, limit by limit; those that are tried out in shadow mode are not told."""
+    """What is left to a caller, limit by limit; those that are tried out in shadow mode are not told.
+
+    `history` is there when it was asked for; null says that none is kept, as of test keys on a plan of their own.
+    """
 
     client: str
     plan: str
     subject: str
     at: str
     limits: list[StandingBody]
+    history: HistoryBody | None = None
 
     @classmethod
     def of(cls, identity: Identity, decision: Decision) -> Self:

@@ -13,7 +13,17 @@ from typing import Annotated
 import orjson
 import typer
 
-from quotas import addresses, audit, configuration, gateway_command, logs, replay_command, tables, terminal
+from quotas import (
+    addresses,
+    audit,
+    configuration,
+    gateway_command,
+    logs,
+    replay_command,
+    tables,
+    terminal,
+    usage_command,
+)
 from quotas import app as composition
 from quotas.app import Operations
 from quotas.client_commands import clients_app, keys_app
@@ -45,6 +55,7 @@ app.add_typer(clients_app, name="clients")
 app.add_typer(keys_app, name="keys")
 app.add_typer(tokens_app, name="tokens")
 app.command("gateway")(gateway_command.print_configuration)
+app.command("usage")(usage_command.show_usage)
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from quotas import faces, openapi
 from quotas.bodies import (
     METHOD,
     HealthBody,
+    HistoryQuery,
     IssuedKeyBody,
     KeysBody,
     OwnRotation,
@@ -150,8 +151,13 @@ USAGE = Endpoint(
     path="/v1/usage",
     methods=("GET", "HEAD"),
     name="own_usage",
-    summary="What is left of the caller's limits. It takes nothing.",
-    answers={200: Told(what="All limits of the plan.", body=UsageBody, may=_LIMITS), **_refusals(401, 403, 503)},
+    summary="What is left of the caller's limits, for nothing; with a query also what was used, which is charged.",
+    query=HistoryQuery,
+    answers={
+        200: Told(what="All limits of the plan, and the history if that was asked for.", body=UsageBody, may=_LIMITS),
+        400: _problem("The query is not as described. Nothing is charged."),
+        **_refusals(401, 403, 429, 503),
+    },
     schemes=tuple(SCHEMES),
 )
 KEYS = Endpoint(

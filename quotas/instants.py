@@ -2,6 +2,7 @@
 
 import re
 from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LATEST_US = 253_402_300_799_000_000
@@ -22,3 +23,12 @@ def parse(text: str) -> int:
 def show(at_us: int) -> str:
     """RFC 3339 in UTC, whole seconds rounded down; what is past the year 9999 is shown as its end."""
     return (_EPOCH + timedelta(microseconds=min(at_us, _LATEST_US))).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def show_in(at_us: int, timezone: str) -> str:
+    """RFC 3339 as the clocks of a time zone show it, with their offset; whole seconds rounded down.
+
+    `timezone` is an IANA name that is known to exist.
+    """
+    at = _EPOCH + timedelta(microseconds=min(at_us, _LATEST_US))
+    return at.astimezone(ZoneInfo(timezone)).isoformat(timespec="seconds")

@@ -75,8 +75,9 @@ class Told:
 class Endpoint:
     """A path that everybody may ask, with these methods. `name` is its own among all, `summary` says what it does.
 
-    `asked` is the model of the body, which is JSON; None reads none. `headers` are the request headers that are read,
-    as name -> JSON schema; `schemes` the security schemes of which one is needed, none when there are none.
+    `asked` is the model of the body, which is JSON; None reads none. `query` is that of the query, whose fields may all
+    be left out. `headers` are the request headers that are read, as name -> JSON schema; `schemes` the security schemes
+    of which one is needed, none when there are none.
     """
 
     path: str
@@ -85,6 +86,7 @@ class Endpoint:
     summary: str
     answers: Mapping[int, Told]
     asked: Body | None = None
+    query: Body | None = None
     headers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     schemes: tuple[str, ...] = ()
 
@@ -117,6 +119,7 @@ def _published(endpoint: Endpoint, method: str) -> dict[str, Any]:
         "parameters": [
             *({"name": each, "in": "path", "required": True, "schema": _TEXT} for each in _names(endpoint.path)),
             *({"name": each, "in": "header", "schema": schema} for each, schema in endpoint.headers.items()),
+            *(() if endpoint.query is None else _query(endpoint.query)),
         ],
         "responses": {str(status): _told(told, method) for status, told in endpoint.answers.items()},
     }
@@ -179,9 +182,30 @@ def _parameters(operation: Operation) -> Iterator[dict[str, Any]]:
     for name, told in operation.headers.items():
         yield {"name": name, "in": "header", "required": False, "schema": _TEXT, "description": told}
     if operation.asked is not None and operation.method == "GET":
-        schema = operation.asked.model_json_schema()
-        for name, found in schema["properties"].items():
-            yield {"name": name, "in": "query", "required": name in schema.get("required", ()), "schema": found}
+        yield from _query(operation.asked)
+
+
+def _query(asked: Body) -> Iterator[dict[str, Any]]:
+    """The fields of a query. Each has a schema that stands alone: what it refers to is put in its place."""
+    schema = asked.model_json_schema()
+    for name, found in schema["properties"].items():
+        inline = _inline(found, schema.get("$defs", {}))
+        yield {"name": name, "in": "query", "required": name in schema.get("required", ()), "schema": inline}
+
+
+def _inline(schema: Any, definitions: Mapping[str, Any]) -> Any:
+    """A schema without references, none of which may lead to itself, and without null, which no query can say."""
+    if isinstance(schema, list):
+        return [_inline(each, definitions) for each in schema if each != {"type": "null"}]
+    if not isinstance(schema, dict):
+        return schema
+    found = {key: _inline(value, definitions) for key, value in schema.items() if key != "$ref"}
+    if "$ref" in schema:
+        found |= _inline(definitions[schema["$ref"].rpartition("/")[2]], definitions)
+    if found.get("default", "") is None:
+        del found["default"]
+    choices = found.get("anyOf", ())
+    return {**found.pop("anyOf")[0], **found} if len(choices) == 1 else found
 
 
 def _names(path: str) -> list[str]:

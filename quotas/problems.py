@@ -5,6 +5,7 @@ Problem details are RFC 9457. They quote no path, no key and no client.
 
 from collections.abc import Mapping
 from http import HTTPStatus
+from urllib.parse import parse_qsl
 
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
@@ -18,6 +19,8 @@ from quotas.rendering import PROBLEM
 MAX_BODY = 16_384
 MAX_FAULTS = 20
 """How many faults of one request are told."""
+
+_MAX_PARAMETERS = 10
 
 NO_STORE = {"cache-control": "no-store"}
 
@@ -33,6 +36,18 @@ async def body(request: Request) -> bytes:
         if len(read) > MAX_BODY:
             raise HTTPException(413, f"The body has at most {MAX_BODY} bytes.")
     return read
+
+
+def query(request: Request) -> dict[str, str]:
+    """The fields of a request's query. Raises HTTPException 400 when it cannot be read, or a field stands twice."""
+    text = request.scope["query_string"].decode("latin-1")
+    try:
+        pairs = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=_MAX_PARAMETERS)
+    except ValueError:
+        raise HTTPException(400, "The query is not UTF-8, percent-encoded, or has too many fields.") from None
+    if len(dict(pairs)) < len(pairs):
+        raise HTTPException(400, "A field of the query stands twice.")
+    return dict(pairs)
 
 
 def problem(error: HTTPException | ValidationError | QuotasError) -> Response:

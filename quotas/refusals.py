@@ -16,8 +16,9 @@ from typing import NamedTuple
 
 from quotas import keys
 from quotas.registry import Client
-from quotas.scripts import DAY_QUARTERS, QUARTER_US, TALLY, record_key, refused_key, tallied_key
+from quotas.scripts import TALLY, record_key, refused_key, tallied_key
 from quotas.store import Store, Word
+from quotas.tallies import DAY_QUARTERS, QUARTER_US
 
 MAX_CELLS = 100_000
 """Cells that a worker keeps, those under way included: some 30 MB."""

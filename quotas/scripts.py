@@ -16,6 +16,7 @@ from quotas.decisions import Decision, Layout, Memory, Standing, layout_of
 from quotas.errors import StoreUnavailableError
 from quotas.limits import Bucket, Limit, Mode, Per
 from quotas.store import Script, Store
+from quotas.tallies import DAY_US
 
 TAKEN, REFUSED, REPEATED_TAKE, STALE, WINDOWS = 1, 0, 2, -1, -2
 GIVEN, REPEATED, GONE = 1, 0, -1
@@ -29,13 +30,6 @@ _DIGEST = 32
 
 RECEIPT_MS = 86_400_000
 """How long a refund is remembered by its idempotency key: a day."""
-
-QUARTER_US = 900_000_000
-"""What the usage history is kept by: a quarter of an hour, in microseconds. Every time zone's days begin on one."""
-
-DAY_QUARTERS = 96
-DAY_US = DAY_QUARTERS * QUARTER_US
-"""A day of UTC, in microseconds: what one key of the usage history is about."""
 
 _TRIES = 2
 _MAX_CACHED_RULES = 256

@@ -1,7 +1,8 @@
 """What the holder of a credential asks this service itself, below `/v1`: what is left, and its client's keys.
 
 Each call is a check of its own: its method and path meet the plan's limits and costs, so a plan bounds it like any
-other request. What is left takes nothing and is told also to who has nothing left. Keys are for who has the scope
+other request. What is left takes nothing and is told also to who has nothing left; what was used is charged, because it
+asks the store about each day. Keys are for who has the scope
 `self:manage`, and a cookie is no credential here: a browser sends it with what any page asks.
 
 A holder can never come by more than it has. A test key sees test keys alone; a key with a scope that the caller lacks
@@ -16,15 +17,16 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from quotas import faces, problems, rendering
+from quotas import faces, problems, rendering, scopes
 from quotas.audit import Audit, Change, Told
-from quotas.bodies import IssuedKeyBody, KeysBody, OwnRotation, UsageBody
+from quotas.bodies import HistoryBody, HistoryQuery, IssuedKeyBody, KeysBody, OwnRotation, UsageBody
 from quotas.checks import Answer, Checks, Reason
 from quotas.clients import Clients
 from quotas.errors import ConflictError, NotFoundError, StoreUnavailableError
 from quotas.keys import Environment
 from quotas.planbook import Planbook
 from quotas.registry import Identity, Key
+from quotas.reports import Reports
 from quotas.store import deadline
 
 MANAGE = frozenset({"self:manage"})
@@ -42,19 +44,33 @@ class SelfService:
     clients: Callable[[Told], Clients]
     audit: Audit
     planbook: Planbook
+    reports: Reports
 
 
 Find = Callable[[Request], SelfService]
 
 
 async def show_usage(find: Find, request: Request) -> Response:
-    """What is left of the caller's limits. It takes nothing."""
+    """What is left of the caller's limits, which takes nothing, and what it has used, which is charged."""
     service = find(request)
     answer = await service.checks.look(request.scope["headers"], method=request.method)
     _asked_the_store(answer)
+    query = problems.query(request) if answer.decision is not None else {}
+    history: dict[str, HistoryBody | None] = {}
+    if query and answer.identity is not None:
+        asked = HistoryQuery.model_validate(query).to_domain()
+        charge = await _charge(service, request)
+        if charge.reason is not None:
+            return _refused(service, charge, request)
+        async with deadline(TIMEOUT_S):
+            found = await service.reports.own(answer.identity, asked)
+        history["history"] = None if found is None else HistoryBody.of(found)
+        answer = await service.checks.look(request.scope["headers"], method=request.method)
+        _asked_the_store(answer)
     if answer.decision is None or answer.identity is None:
         return _refused(service, answer, request)
-    return _with_limits(service, answer, problems.answer(200, UsageBody.of(answer.identity, answer.decision)))
+    body = UsageBody.of(answer.identity, answer.decision).model_copy(update=history)
+    return _with_limits(service, answer, problems.answer(200, body))
 
 
 async def list_keys(find: Find, request: Request) -> Response:
@@ -98,9 +114,7 @@ async def _managed(
     service: SelfService, request: Request, work: Callable[[Clients, Identity], Awaitable[Response]]
 ) -> Response:
     """Check a call that needs `self:manage`, do it, and audit what it changed."""
-    target = request.scope.get("raw_path") or request.scope["path"].encode()
-    answer = await service.checks.own(request.scope["headers"], method=request.method, target=target, scopes=MANAGE)
-    _asked_the_store(answer)
+    answer = await _charge(service, request, MANAGE)
     if answer.reason is not None or answer.identity is None:
         return _refused(service, answer, request)
     changes: list[Change] = []
@@ -112,6 +126,14 @@ async def _managed(
     finally:
         await service.audit.record_all(f"self:{answer.identity.subject}", changes)
     return _with_limits(service, answer, response)
+
+
+async def _charge(service: SelfService, request: Request, needed: frozenset[str] = scopes.NONE) -> Answer:
+    """The answer to the check that a call is. Raises StoreUnavailableError where it passes without a store."""
+    target = request.scope.get("raw_path") or request.scope["path"].encode()
+    answer = await service.checks.own(request.scope["headers"], method=request.method, target=target, scopes=needed)
+    _asked_the_store(answer)
+    return answer
 
 
 def _asked_the_store(answer: Answer) -> None:

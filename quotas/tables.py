@@ -31,9 +31,13 @@ def duration(microseconds: int | None) -> str:
     return " ".join(f"{number} {unit}" for number, unit in parts if number)
 
 
-def print_table(out: Console, titles: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print rows under titles; a cell may hold anything, it is not markup."""
-    table = Table(*(Column(title, no_wrap=True) for title in titles), box=None, pad_edge=False)
+def print_table(out: Console, titles: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: int = 0) -> None:
+    """Print rows under titles; a cell may hold anything, it is not markup. The last columns, so many, are `numbers`."""
+    left = len(titles) - numbers
+    columns = [
+        Column(title, no_wrap=True, justify="left" if index < left else "right") for index, title in enumerate(titles)
+    ]
+    table = Table(*columns, box=None, pad_edge=False)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     wide = Console(file=out.file, markup=False, highlight=False, emoji=False, width=_WIDTH)

@@ -26,7 +26,8 @@ from quotas.store import deadline
 
 COMMAND_TIMEOUT_S = 30.0
 LONG_COMMAND_TIMEOUT_S = 3600.0
-"""Of a command whose work is as long as a file. No single step of it takes longer than the store's own bounds."""
+"""Of a command whose work is as long as a file, or as the list of clients. No single step of it takes longer than the
+store's own bounds."""
 _MAX_ACTOR = 64
 
 T = TypeVar("T")
@@ -81,15 +82,22 @@ def with_importer(work: Callable[[Importer], Awaitable[T]]) -> T:
         )
 
 
-def with_operations(work: Callable[[Operations], Awaitable[T]], config: Path | None = None) -> T:
+def with_operations(
+    work: Callable[[Operations], Awaitable[T]], config: Path | None = None, *, timeout_s: float = COMMAND_TIMEOUT_S
+) -> T:
     """Do something that needs the plans."""
     found = settings(config)
-    return _with_plans(work, found, configuration.find(found.config).read())
+    return _with_plans(work, found, configuration.find(found.config).read(), timeout_s)
 
 
-def _with_plans(work: Callable[[Operations], Awaitable[T]], settings: Settings, plans: Config) -> T:
+def _with_plans(
+    work: Callable[[Operations], Awaitable[T]],
+    settings: Settings,
+    plans: Config,
+    timeout_s: float = COMMAND_TIMEOUT_S,
+) -> T:
     with composition.store_for_command(settings) as url:
-        return run(settings, url, plans, work)
+        return run(settings, url, plans, work, timeout_s=timeout_s)
 
 
 def run(

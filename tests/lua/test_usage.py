@@ -12,7 +12,6 @@ from takes import Taker, with_store
 from quotas.decisions import take_once
 from quotas.limits import EXACT, Bucket, Limit, Mode, Per, Quota, Window
 from quotas.scripts import (
-    DAY_US,
     REFUND,
     TAKE,
     WINDOWS,
@@ -29,6 +28,7 @@ from quotas.scripts import (
     used_key,
 )
 from quotas.store import Store
+from quotas.tallies import DAY_US
 
 MIDNIGHT_US = 20_522 * DAY_US
 NOW_US = MIDNIGHT_US + DAY_US // 2

@@ -12,8 +12,8 @@ from quotas.clients import Clients
 from quotas.errors import StoreUnavailableError
 from quotas.refusals import Refusals
 from quotas.registry import Client, Registry, Status
-from quotas.scripts import DAY_US, QUARTER_US
 from quotas.store import Store
+from quotas.tallies import DAY_US, QUARTER_US
 
 from .proxy import Command, Fate, proxy
 

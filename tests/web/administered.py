@@ -13,10 +13,13 @@ from quotas.admin_operations import Admin
 from quotas.audit import Audit, Told
 from quotas.clients import Clients
 from quotas.directory import Directory
+from quotas.planbook import Planbook
 from quotas.registry import Registry
+from quotas.reports import Reports
 from quotas.revocations import Revocations
 from quotas.revoking import Revoking
 from quotas.store import Store
+from quotas.usage import Usage
 
 from .serving import PLANS
 
@@ -66,7 +69,11 @@ async def office(
             revocations = Revocations(store, registry)
             return Revoking(revocations, issuers=config.issuers, clock=clock, heard=heard)
 
-        services = Admin(clients, revoking, Directory(store, registry), Audit(store))
+        directory = Directory(store, registry)
+        reports = Reports(
+            usage=Usage(store), registry=registry, directory=directory, planbook=Planbook(config), clock=clock
+        )
+        services = Admin(clients, revoking, directory, Audit(store), reports)
         application = Starlette(routes=admin.routes(lambda _: services, TOKENS, port=port))
         http = httpx.AsyncClient(
             transport=httpx.ASGITransport(application),

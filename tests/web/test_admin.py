@@ -897,6 +897,7 @@ OPERATIONS: Mapping[str, tuple[str, str, object]] = {
     "revoke tokens": ("POST", "/revocations", {"issued_before": "2026-01-01T00:00:00Z"}),
     "list revocations": ("GET", "/revocations", None),
     "restore tokens": ("DELETE", "/revocations/rev_1", None),
+    "show usage": ("GET", "/usage", None),
     "list entries": ("GET", "/audit", None),
 }
 
@@ -1012,6 +1013,7 @@ class TestDescription:
             "/admin/v1/clients/{name}/aliases/{id}",
             "/admin/v1/revocations",
             "/admin/v1/revocations/{id}",
+            "/admin/v1/usage",
             "/admin/v1/audit",
         }
         schemas = described["components"]["schemas"]

@@ -1,11 +1,16 @@
 """The usage history over HTTP: what is counted for whom, what holders and operators are told, and what is forgotten."""
 
 import asyncio
+from typing import Any
+
+import httpx
+import pytest
 
 from quotas.keys import Environment
-from quotas.scripts import DAY_US
 from quotas.store import Store
+from quotas.tallies import DAY_US
 
+from .administered import Office, office
 from .serving import service
 from .timed import Clock, Timed, noon, timed, us
 
@@ -159,5 +164,167 @@ class TestDeletion:
                 secret = await worker.key("acme", "shared")
                 assert (await worker.check(secret)).status_code == 200
                 assert [sum(each.values()) for each in (await counted(worker.store)).values()] == [1]
+
+        asyncio.run(work())
+
+
+async def own(worker: Timed, secret: str, query: str = "") -> httpx.Response:
+    return await worker.http.get("/v1/usage" + query, headers={"x-api-key": secret})
+
+
+class TestOwn:
+    def test_without_a_query_it_is_what_it_was(self, redis_url: str) -> None:
+        async def work() -> None:
+            async with timed(redis_url, PLANS, noon()) as worker:
+                told = (await own(worker, await worker.key())).json()
+                assert set(told) == {"client", "plan", "subject", "at", "limits"}
+
+        asyncio.run(work())
+
+    def test_the_history_is_what_the_quota_counts_and_is_charged(self, redis_url: str) -> None:
+        clock = Clock(us("2026-06-09T23:59:59Z"))
+
+        async def work() -> None:
+            async with timed(redis_url, PLANS, clock) as worker:
+                secret = await worker.key(plan="shared")
+                await worker.spend(secret, 4)
+                clock.go_on(1)
+                await worker.spend(secret, 6)
+                told = (await own(worker, secret, "?by=day&month=2026-06")).json()
+                (limit,) = told["limits"]
+                history = told["history"]
+                assert (limit["remaining"], history["units"]) == (100 - 11, 10 + 1)
+                assert [row["units"] for row in history.pop("rows")] == [0] * 8 + [4, 7]
+                assert history == {
+                    "client": "acme",
+                    "timezone": "UTC",
+                    "by": "day",
+                    "start": "2026-06-01T00:00:00+00:00",
+                    "end": "2026-07-01T00:00:00+00:00",
+                    "units": 11,
+                    "refused": {"rate_limited": 0, "quota_exceeded": 0, "never": 0},
+                }
+                for query, rows in (("?by=month", 13), ("?by=hour", 9 * 24 + 1), ("?by=month&month=2026-06", 1)):
+                    assert len((await own(worker, secret, query)).json()["history"]["rows"]) == rows
+                east = (await own(worker, secret, "?timezone=Asia/Tokyo&anchor_day=10")).json()["history"]
+                assert [row["start"] for row in east["rows"]] == ["2026-06-10T00:00:00+09:00"]
+                assert east["units"] == 10 + 5
+
+        asyncio.run(work())
+
+    def test_a_history_that_cannot_be_paid_is_refused_and_a_price_of_nothing_is_possible(self, redis_url: str) -> None:
+        free = PLANS.replace("  trial:", "    costs: [{path: /v1/usage, cost: 0}]\n  trial:")
+
+        async def work() -> None:
+            async with timed(redis_url, PLANS, noon()) as worker:
+                secret = await worker.key(plan="shared")
+                await worker.spend(secret, 100)
+                assert (await own(worker, secret)).status_code == 200
+                refused = await own(worker, secret, "?by=day")
+                assert (refused.status_code, refused.headers["x-quotas-reason"]) == (429, "quota_exceeded")
+                worker.use(free)
+                told = await own(worker, secret, "?by=day")
+                assert (told.status_code, told.json()["history"]["units"]) == (200, 100)
+
+        asyncio.run(work())
+
+    @pytest.mark.parametrize(
+        ("query", "path"),
+        [
+            ("?by=week", "by"),
+            ("?month=2026-13", "month"),
+            ("?month=June", "month"),
+            ("?timezone=Mars/Base", "timezone"),
+            ("?anchor_day=0", "anchor_day"),
+            ("?client=bolt", "client"),
+            ("?by=day&by=day", None),
+            ("?by=%ff", None),
+        ],
+    )
+    def test_a_query_that_cannot_be_read_costs_nothing(self, redis_url: str, query: str, path: str | None) -> None:
+        async def work() -> None:
+            async with timed(redis_url, PLANS, noon()) as worker:
+                secret = await worker.key(plan="shared")
+                refused = await own(worker, secret, query)
+                assert refused.status_code == 400
+                if path is not None:
+                    assert [fault["path"] for fault in refused.json()["faults"]] == [path]
+                assert (await own(worker, secret)).json()["limits"][0]["remaining"] == 100
+                assert (await worker.http.get("/v1/usage" + query)).status_code == 401
+
+        asyncio.run(work())
+
+    def test_a_test_key_on_a_plan_of_its_own_has_none_and_sees_no_other(self, redis_url: str) -> None:
+        async def work() -> None:
+            async with timed(redis_url, PLANS, noon()) as worker:
+                await worker.spend(await worker.key(), 4)
+                test = (await worker.clients.issue_key("acme", environment=Environment.TEST)).secret
+                told = (await own(worker, test, "?by=day")).json()
+                assert told["history"] is None
+                worker.use(PLANS + "usage: {keep_months: 0}\n")
+                live = (await worker.clients.issue_key("acme")).secret
+                assert (await own(worker, live, "?by=day")).json()["history"] is None
+
+        asyncio.run(work())
+
+    def test_a_client_s_own_quota_says_its_time_zone(self, redis_url: str) -> None:
+        zoned = PLANS.replace("monthly: {quota: 100/month}", "monthly: {quota: 100/month, timezone: Asia/Kathmandu}")
+
+        async def work() -> None:
+            async with timed(redis_url, zoned, noon()) as worker:
+                told = (await own(worker, await worker.key(plan="shared"), "?by=hour")).json()["history"]
+                assert (told["timezone"], told["rows"][-1]["start"]) == ("Asia/Kathmandu", "2026-06-10T17:00:00+05:45")
+                assert told["rows"][-1]["units"] == 1
+
+        asyncio.run(work())
+
+
+class TestAdmin:
+    def test_one_client_or_a_page_of_all(self, redis_url: str) -> None:
+        clock = noon()
+
+        async def work() -> None:
+            async with timed(redis_url, PLANS, clock) as worker, office(redis_url, clock=clock) as desk:
+                for number, name in enumerate(("acme", "bolt", "cog")):
+                    await worker.spend(await worker.key(name, "shared"), 10 + number)
+                one = await desk.done("GET", "/usage?client=bolt&month=2026-06")
+                assert one["next"] is None
+                (bolt,) = one["usage"]
+                assert (bolt["client"], bolt["by"], bolt["units"], len(bolt["rows"])) == ("bolt", "day", 11, 10)
+                page = await desk.done("GET", "/usage?limit=2")
+                assert [(each["client"], each["by"], each["units"]) for each in page["usage"]] == [
+                    ("acme", "month", 10),
+                    ("bolt", "month", 11),
+                ]
+                assert [len(each["rows"]) for each in page["usage"]] == [1, 1]
+                rest = await desk.done("GET", f"/usage?limit=2&cursor={page['next']}&month=2026-06")
+                assert [(each["client"], each["units"]) for each in rest["usage"]] == [("cog", 12)]
+                assert rest["next"] is None
+                assert (await desk.done("GET", "/usage?month=2026-05"))["usage"][0]["units"] == 0
+
+        asyncio.run(work())
+
+    @pytest.mark.parametrize(
+        ("query", "status", "told"),
+        [
+            ("?client=nobody", 404, "There is no such client"),
+            ("?by=day", 400, "goes with `client`"),
+            ("?client=acme&limit=3", 400, "without `client`"),
+            ("?client=acme&month=2026", 400, "such as 2026-11"),
+            ("?limit=501", 400, "limit"),
+            ("?timezone=Mars/Base", 400, "is unknown"),
+            ("?plan=free", 400, "plan"),
+        ],
+    )
+    def test_what_makes_no_sense_is_said(self, redis_url: str, query: str, status: int, told: str) -> None:
+        async def ask(desk: Office) -> Any:
+            await desk.done("POST", "/clients", {"name": "acme", "plan": "free"})
+            return await desk.ask("GET", "/usage" + query)
+
+        async def work() -> None:
+            async with office(redis_url) as desk:
+                refused = await ask(desk)
+                assert refused.status_code == status
+                assert told in refused.text
 
         asyncio.run(work())

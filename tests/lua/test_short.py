@@ -1,0 +1,78 @@
+"""Which takes the short road answers. That both roads answer alike is in every other test here: each runs over both."""
+
+from dataclasses import replace
+
+import pytest
+from takes import with_store
+
+from quotas import scripts
+from quotas.limits import Bucket, Limit, Mode, Per, Quota, Window
+from quotas.scripts import Once, PackedPlan, Take, record_key, take_words
+from quotas.store import Script, Store
+
+FELL_THROUGH = [-9]
+SHORT = Script("short", scripts.TAKE.source.removesuffix(scripts.LONG_TAKE.source) + "return {-9}")
+NOW_US = 1_773_144_000_000_000
+HOUR_US = 3_600_000_000
+BUCKET = Limit("bucket", Bucket(count=5, period_us=1_000_000, burst=10))
+NEVER = Limit("never", Bucket(count=0, period_us=1, burst=10))
+DAY = Limit("day", Quota(units=12, window=Window.DAY))
+MONTH = Limit("month", Quota(units=5, window=Window.MONTH, timezone="America/New_York"), Mode.OVERAGE)
+TRIED = Limit("tried", Bucket(count=1, period_us=HOUR_US, burst=1), Mode.SHADOW)
+ALL = (BUCKET, NEVER, DAY, MONTH, TRIED)
+ASKED = Take(client_id="cl_test", generation=1, key_id="key", cost=1, now_us=NOW_US, own_clock=True)
+
+
+async def ask(store: Store, asked: Take = ASKED, *limits: Limit, script: Script = SHORT) -> list[int]:
+    reply: list[int] = await store.run(script, *take_words(PackedPlan(limits or ALL), asked, asked.now_us))
+    return reply
+
+
+def test_what_is_common_is_answered_on_it(redis_url: str) -> None:
+    async def work(store: Store) -> None:
+        await store.call("HSET", record_key("cl_test"), "generation", 1)
+        assert (await ask(store))[:2] == [1, NOW_US]
+        for after_us, cost, outcome in ((0, 1, 1), (0, 0, 1), (500_000, 99, 0), (HOUR_US, 8, 1), (2 * HOUR_US, 4, 0)):
+            reply = await ask(store, replace(ASKED, now_us=NOW_US + after_us, cost=cost))
+            assert reply[:2] == [outcome, NOW_US + after_us]
+            assert len(reply) == 2 + 3 * len(ALL)
+        # On the server's clock, with a history, of nobody's, with limits that are not about this, and after a month.
+        await store.call("HSET", record_key("cl_other"), "generation", 1)
+        assert (await ask(store, replace(ASKED, client_id="cl_other", own_clock=False), BUCKET))[0] == 1
+        assert (await ask(store, replace(ASKED, keep_s=60, now_us=NOW_US + 3 * HOUR_US)))[0] == 0
+        assert (await ask(store, replace(ASKED, client_id="ip_1", generation=0, keep_s=60)))[0] == 1
+        skipped = await ask(store, replace(ASKED, now_us=NOW_US + 3 * HOUR_US, skipped=frozenset({"never", "day"})))
+        assert len(skipped) == 2 + 3 * 3
+        assert (await ask(store, replace(ASKED, now_us=NOW_US + 40 * 24 * HOUR_US)))[0] == 0
+        assert await ask(store, replace(ASKED, client_id="cl_nobody")) == [scripts.STALE]
+
+    with_store(redis_url, work)
+
+
+@pytest.mark.parametrize(
+    ("asked", "limits"),
+    [
+        (replace(ASKED, now_us=NOW_US - 1), ALL),
+        (replace(ASKED, generation=2), ALL),
+        (replace(ASKED, once=Once("digest", 1_000_000)), ALL),
+        (ASKED, ALL[:-1]),
+        (ASKED, (*ALL, DAY)),
+        (ASKED, (replace(BUCKET, rule=Bucket(count=6, period_us=1_000_000, burst=10)), *ALL[1:])),
+        (ASKED, (*ALL, Limit("each", BUCKET.rule, per=Per.KEY))),
+    ],
+)
+def test_whatever_else_falls_through_and_has_written_nothing(
+    redis_url: str, asked: Take, limits: tuple[Limit, ...]
+) -> None:
+    """A clock that has stepped back, another generation, a check that may be a repetition, another plan, two states."""
+
+    async def work(store: Store) -> None:
+        await store.call("HSET", record_key("cl_test"), "generation", 1)
+        await ask(store)
+        keys = sorted(await store.call("KEYS", "*"))
+        states = [await store.call("DUMP", key) for key in keys]
+        assert await ask(store, asked, *limits) == FELL_THROUGH
+        assert sorted(await store.call("KEYS", "*")) == keys
+        assert [await store.call("DUMP", key) for key in keys] == states
+
+    with_store(redis_url, work)

@@ -6,14 +6,17 @@ from typing import Any
 import httpx
 import pytest
 
+from quotas.errors import StoreUnavailableError
 from quotas.keys import Environment
 from quotas.store import Store
 from quotas.tallies import DAY_US
 
 from .administered import Office, office
+from .conftest import Server
 from .serving import service
 from .timed import Clock, Timed, noon, timed, us
 
+PATIENCE_S = 30
 PLANS = """
 plans:
   plan:
@@ -140,6 +143,45 @@ class TestCounting:
                 asked = {"client": "acme", "units": 5, "idempotency_key": "a", "key_id": key.key.id}
                 assert (await worker.http.post("/v1/refund", json=asked)).json()["refunded"] == {"few": 5}
                 assert list((await counted(worker.store)).values()) == [{"48": 4}]
+
+        asyncio.run(work())
+
+
+class TestOutage:
+    def test_refusals_that_were_counted_before_it_are_there_after_it(self, server: Server) -> None:
+        """Each once: the store is killed while they are written, again and again, and comes back with what it had."""
+
+        async def work() -> None:
+            async with service(server.url, PLANS, upkeep_s=0.005, timeout_ms=500) as worker:
+                secret, refused = await worker.key("acme", "shared"), 0
+
+                async def until_refused() -> None:
+                    nonlocal refused
+                    async with asyncio.timeout(PATIENCE_S):
+                        while (await worker.http.get("/check", headers=too_much)).status_code != 403:
+                            await asyncio.sleep(0.01)
+                    refused += 1
+
+                too_much = {"x-api-key": secret, "x-quotas-cost": "101"}
+                for _ in range(3):
+                    for _ in range(40):
+                        await until_refused()
+                    server.kill()
+                    assert (await worker.http.get("/check", headers=too_much)).status_code == 503
+                    server.restart()
+                await until_refused()
+                async with asyncio.timeout(PATIENCE_S):
+                    while await never(worker.store) < refused:
+                        await asyncio.sleep(0.01)
+            async with service(server.url, PLANS) as after:
+                assert await never(after.store) == refused
+
+        async def never(store: Store) -> int:
+            try:
+                found = await counted(store)
+            except StoreUnavailableError:  # Its connection has ended with the server before.
+                return 0
+            return sum(number for each in found.values() for field, number in each.items() if field.endswith("never"))
 
         asyncio.run(work())
 

@@ -24,7 +24,7 @@ import uvloop
 from loadtests import processes
 from quotas import app, embedded, plans
 from quotas.plans import Plan
-from quotas.scripts import TAKE, PackedPlan, Take, record_key, state_key, take_words
+from quotas.scripts import TAKE, PackedPlan, Take, record_key, state_key, take_words, used_key
 from quotas.settings import Settings
 from quotas.store import Script, Store
 
@@ -33,6 +33,9 @@ CONNECTIONS = 32
 CLIENTS = 200
 BATCH = 300
 BATCHES = 20
+KEEP_S = 404 * 86_400
+"""How long a history is kept by default."""
+
 PLANS = """
 plans:
   bench:
@@ -160,8 +163,8 @@ def http_figures(rounds: int, seconds: float) -> dict[str, list[Figure]]:
         return figures
 
 
-async def _script_us(url: str, rounds: int) -> tuple[dict[str, float], int]:
-    """Redis CPU of each script in microseconds a call, and the bytes of a client's state."""
+async def _script_us(url: str, rounds: int) -> tuple[dict[str, float], dict[str, int]]:
+    """Redis CPU of each script in microseconds a call, and the bytes of a client's state and of days of its history."""
     (plan,) = plans.parse(PLANS, "bench").plans.values()
     eight = replace(plan, limits=tuple(replace(plan.limits[0], name=f"limit-{number}") for number in range(8)))
     found: dict[str, list[float]] = {}
@@ -170,13 +173,27 @@ async def _script_us(url: str, rounds: int) -> tuple[dict[str, float], int]:
         for script in (LEAST, TAKE):
             await store.load(script)
         for _ in range(rounds):
-            for name, script, asked in (("least", LEAST, plan), ("take", TAKE, plan), ("take, 8 limits", TAKE, eight)):
-                found.setdefault(name, []).append(await _calls_us(store, name, script, asked))
-        size = await store.call("MEMORY", "USAGE", state_key("take-0"))
-    return {name: statistics.median(values) for name, values in found.items()}, int(size)
+            for name, script, asked, keep_s in (
+                ("least", LEAST, plan, KEEP_S),
+                ("take", TAKE, plan, KEEP_S),
+                ("take, no history", TAKE, plan, 0),
+                ("take, 8 limits", TAKE, eight, KEEP_S),
+            ):
+                found.setdefault(name, []).append(await _calls_us(store, name, script, asked, keep_s))
+        sizes = {"state": int(await store.call("MEMORY", "USAGE", state_key("take-0")))}
+        for quarters in (1, 10, 96):
+            sizes[f"{quarters} quarters"] = await _day_bytes(store, quarters)
+    return {name: statistics.median(values) for name, values in found.items()}, sizes
 
 
-async def _calls_us(store: Store, name: str, script: Script, plan: Plan) -> float:
+async def _day_bytes(store: Store, quarters: int) -> int:
+    """The bytes of a day of a client's history in which so many quarters of an hour have thousands of units each."""
+    key = used_key("day", quarters)
+    await store.call("HSET", key, *(word for quarter in range(quarters) for word in (quarter, 12_345)))
+    return int(await store.call("MEMORY", "USAGE", key))
+
+
+async def _calls_us(store: Store, name: str, script: Script, plan: Plan, keep_s: int) -> float:
     packed, now_us = PackedPlan(plan.limits), app.clock()
     names = [f"{name}-{number}" for number in range(CLIENTS)]
     for each in names:
@@ -184,14 +201,15 @@ async def _calls_us(store: Store, name: str, script: Script, plan: Plan) -> floa
     await store.call("CONFIG", "RESETSTAT")
     for _ in range(BATCHES):
         takes = [
-            Take(client_id=names[i % CLIENTS], generation=1, key_id="k", cost=1, now_us=now_us) for i in range(BATCH)
+            Take(client_id=names[i % CLIENTS], generation=1, key_id="k", cost=1, now_us=now_us, keep_s=keep_s)
+            for i in range(BATCH)
         ]
         await store.run_all(script, [take_words(packed, take, now_us) for take in takes])
     stats = (await store.call("INFO", "commandstats")).decode()
     return float(stats.split("cmdstat_evalsha:")[1].split("usec_per_call=")[1].split(",")[0])
 
 
-def script_figures(rounds: int) -> tuple[dict[str, float], int]:
+def script_figures(rounds: int) -> tuple[dict[str, float], dict[str, int]]:
     """See `_script_us`, on a store of its own."""
     with tempfile.TemporaryDirectory(prefix="quotas-bench-") as folder, embedded.hold(Path(folder)) as url:
         return asyncio.run(_script_us(url, rounds))
@@ -204,20 +222,27 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=3.0, help="length of a round")
     parser.add_argument("--json", type=Path, help="write the figures there, too")
     options = parser.parse_args()
-    http, (scripts, size) = http_figures(options.rounds, options.seconds), script_figures(options.rounds)
+    http, (scripts, sizes) = http_figures(options.rounds, options.seconds), script_figures(options.rounds)
     rows = [
         ("checks/s of one worker, against the bare app", _ratio(http, lambda figure: figure.rate)),
         ("CPU of the service per check, against the bare app", _ratio(http, lambda figure: figure.cpu_us)),
         ("Redis CPU of a take (2 buckets, 1 quota), against the least script", scripts["take"] / scripts["least"]),
+        (
+            "Redis CPU of the same without a history, against the least script",
+            scripts["take, no history"] / scripts["least"],
+        ),
         ("Redis CPU of a take over 8 limits, against the least script", scripts["take, 8 limits"] / scripts["least"]),
     ]
     for title, ratio in rows:
         print(f"{title:70} {'unknown' if ratio is None else f'{ratio:6.2f}'}")
-    print(f"{'bytes in Redis of a client with 2 buckets and 1 quota':70} {size:6}")
+    print(f"{'bytes in Redis of a client with 2 buckets and 1 quota':70} {sizes['state']:6}")
+    for quarters in (1, 10, 96):
+        title = f"bytes in Redis of a day of its history, used in {quarters} quarters of an hour"
+        print(f"{title:70} {sizes[f'{quarters} quarters']:6}")
     if options.json:
         figures = {name: [[each.rate, each.cpu_us] for each in rounds] for name, rounds in http.items()}
         options.json.write_text(
-            json.dumps({"ratios": dict(rows), "http": figures, "script_us": scripts, "bytes": size})
+            json.dumps({"ratios": dict(rows), "http": figures, "script_us": scripts, "bytes": sizes})
         )
     return 0
 

@@ -1,35 +1,37 @@
 """The one road to Redis: commands go out in the order they were asked, replies come back in that order.
 
-Theory of operation. All callers of a worker share one connection. What they ask in one turn of the event
-loop leaves in one write, and each reply resolves the caller at the head of the line. A caller that is
-cancelled or out of time leaves its place in the line: its reply is read and dropped, so no reply can ever
-reach another caller. A command that has not left yet when its caller goes is not sent at all.
+Theory of operation. All callers of a worker share one connection (`pipe`). What they ask in one turn of the event loop
+leaves in one write. A caller that is cancelled or out of time leaves its place in the line behind; a command that has
+not left yet when its caller goes is not sent at all.
 
 Nothing is ever sent twice, with one exception: a script that the server did not know surely did not run, so
 it is loaded and asked once more. When the connection breaks, everybody in the line is told so (their commands
 may have run), and the next command connects anew; after a failed attempt, commands fail at once for a moment.
 
+Who asks by `run_then` is called back, without a task and without a future, and has a deadline without a timer of its
+own: all of them wait equally long, so the calls are due in the order they came, and one timer is set to the first.
+
 Set-up (TLS, authentication, database, sockets) is redis-py's; its retries are off. Its exceptions stop here.
 """
 
 import asyncio
-import math
 import random
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from hashlib import sha1
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import redis.asyncio
-from hiredis import pack_command
+from hiredis import ReplyError, pack_command
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import RedisError
 
 from quotas.errors import ConfigError, Fault, StoreUnavailableError
+from quotas.pipe import Call, Pipe
 
 MAX_IN_LINE = 10_000
 """Commands that may wait or be under way at once in a worker; further ones are refused."""
@@ -66,24 +68,9 @@ class Script:
     def __post_init__(self) -> None:
         object.__setattr__(self, "digest", sha1(self.source.encode(), usedforsecurity=False).hexdigest())
 
-
-class _Unknown(Exception):  # noqa: N818 # It never leaves this file: a reply, NOSCRIPT, on its way to `run`.
-    pass
-
-
-@dataclass(slots=True)
-class _Replies:
-    """The replies of a call that has several commands, as they come."""
-
-    expected: int
-    found: list[Any] = field(default_factory=list)
-
-
-@dataclass(slots=True, eq=False)
-class _Call:
-    packed: bytes
-    future: asyncio.Future[Any]
-    replies: _Replies | None
+    def packed(self, keys: tuple[str, ...], arguments: tuple[Word, ...]) -> bytes:
+        """The command that runs it."""
+        return _pack(("EVALSHA", self.digest, len(keys), *keys, *arguments))
 
 
 def _pack(words: tuple[Word, ...]) -> bytes:
@@ -94,10 +81,11 @@ def _pack(words: tuple[Word, ...]) -> bytes:
 class Store:
     """A worker's connection to Redis. Use it as an async context manager, in one event loop.
 
+    `patience_s` is how long who asks by `run_then` waits; all others wait as long as they like.
     Raises ConfigError for a URL that redis-py cannot read.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, patience_s: float = STALL_S) -> None:
         try:
             self._pool = redis.asyncio.ConnectionPool.from_url(url)
             self._pool.connection_kwargs.update(_OURS)  # Over whatever the URL says.
@@ -106,14 +94,15 @@ class Store:
             # What redis-py says can quote a part of the password.
             told = "cannot be read; write it as redis://user:password@host:6379/0, with what is special percent-encoded"
             raise ConfigError("store", [Fault("QUOTAS_REDIS_URL", told)]) from None
-        self._waiting: deque[_Call] = deque()
-        self._sent: deque[_Call] = deque()
-        self._asked = asyncio.Event()
+        self._patience_s = patience_s
+        self._waiting: list[Call] = []
+        self._pipe: Pipe | None = None
+        self._flushing = False
         self._link: asyncio.Task[None] | None = None
-        self._connected = False
         self._retry_at = 0.0
         self._pause_s = FIRST_PAUSE_S
-        self._last_reply_at = 0.0
+        self._due: deque[tuple[float, Call]] = deque()
+        self._alarm: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -123,60 +112,142 @@ class Store:
             self._link.cancel()
             with suppress(asyncio.CancelledError):
                 await self._link
+        self._give_up("lost", "closed")  # The link does, unless it had not begun.
+        if self._alarm is not None:
+            self._alarm.cancel()
 
     async def call(self, *words: Word) -> Any:
         """The reply to one command: bytes, an integer, None or a list of these.
 
         It waits as long as its caller does. Raises StoreUnavailableError; an error reply is one of kind `reply`.
         """
-        try:
-            return await self._ask(words)
-        except _Unknown as error:
-            raise StoreUnavailableError("reply", "NOSCRIPT") from error
+        # A word that cannot be written, such as text that is no Unicode, is its caller's fault alone.
+        return await self._reply_to(_pack(words))
 
     async def run(self, script: Script, keys: tuple[str, ...], arguments: tuple[Word, ...]) -> Any:
         """The reply of a script; it is loaded first when the server does not know it. Errors are `call`'s."""
-        words = ("EVALSHA", script.digest, len(keys), *keys, *arguments)
-        try:
-            return await self._ask(words)
-        except _Unknown:
-            await self.load(script)
-        return await self.call(*words)
+        return await self._reply_to(script.packed(keys, arguments), script=script.source)
+
+    def run_then(self, script: Script, packed: bytes, done: Callable[[Any], object]) -> None:
+        """Have `done` told what `run` would return, or the StoreUnavailableError that it would raise.
+
+        `packed` is from `Script.packed`. `done` is told once, after the store's patience at the latest and never within
+        this call; it must not raise. Raises StoreUnavailableError, and then `done` is told nothing.
+        """
+        loop = asyncio.get_running_loop()
+        call = Call(packed, done, script=script.source)
+        self._enqueue(call, loop)
+        due_at = loop.time() + self._patience_s
+        self._due.append((due_at, call))
+        if self._alarm is None:
+            self._alarm = loop.call_at(due_at, self._ring)
 
     async def run_all(self, script: Script, calls: Sequence[tuple[tuple[str, ...], tuple[Word, ...]]]) -> list[Any]:
         """The replies of one or more runs of one script, in order, as one place in the line; see `load`.
 
         Errors are `call`'s; one error reply fails them all.
         """
-        packed = [_pack(("EVALSHA", script.digest, len(keys), *keys, *words)) for keys, words in calls]
-        try:
-            replies: list[Any] = await self._enqueue(b"".join(packed), _Replies(len(packed)))
-        except _Unknown as error:
-            raise StoreUnavailableError("reply", "NOSCRIPT") from error
-        return replies
+        packed = b"".join([script.packed(keys, words) for keys, words in calls])
+        replies = await self._reply_to(packed, expected=len(calls))
+        return replies if len(calls) > 1 else [replies]
 
     async def load(self, script: Script) -> None:
         """Have the server know a script."""
         await self.call("SCRIPT", "LOAD", script.source)
 
-    def _ask(self, words: tuple[Word, ...]) -> asyncio.Future[Any]:
-        # A word that cannot be written, such as text that is no Unicode, is its caller's fault alone.
-        return self._enqueue(_pack(words))
-
-    def _enqueue(self, packed: bytes, replies: "_Replies | None" = None) -> asyncio.Future[Any]:
+    def _reply_to(self, packed: bytes, *, expected: int = 1, script: str | None = None) -> asyncio.Future[Any]:
         loop = asyncio.get_running_loop()
-        if not self._connected and loop.time() < self._retry_at:
+        future: asyncio.Future[Any] = loop.create_future()
+
+        def resolve(reply: Any) -> None:
+            if future.done():
+                return
+            if isinstance(reply, StoreUnavailableError):
+                future.set_exception(reply)
+            else:
+                future.set_result(reply)
+
+        self._enqueue(Call(packed, resolve, future, script, expected), loop)
+        return future
+
+    def _enqueue(self, call: Call, loop: asyncio.AbstractEventLoop) -> None:
+        pipe = self._pipe
+        if pipe is None and loop.time() < self._retry_at:
             raise StoreUnavailableError("connect", "the store could not be reached a moment ago")
-        if len(self._waiting) + len(self._sent) >= MAX_IN_LINE:
-            self._waiting = deque(call for call in self._waiting if not call.future.done())
-        if len(self._waiting) + len(self._sent) >= MAX_IN_LINE:
-            raise StoreUnavailableError("overload", f"{MAX_IN_LINE} commands are under way already")
-        call = _Call(packed, loop.create_future(), replies)
+        sent = 0 if pipe is None else len(pipe.line)
+        if len(self._waiting) + sent >= MAX_IN_LINE:
+            self._waiting = [call for call in self._waiting if call.is_awaited()]
+            if len(self._waiting) + sent >= MAX_IN_LINE:
+                raise StoreUnavailableError("overload", f"{MAX_IN_LINE} commands are under way already")
         self._waiting.append(call)
-        self._asked.set()
-        if self._link is None or self._link.done():
+        if pipe is not None:
+            if not self._flushing:
+                self._flushing = True
+                loop.call_soon(self._flush)
+        elif self._link is None or self._link.done():
             self._link = loop.create_task(self._keep_link(), name="quotas-store")
-        return call.future
+
+    def _flush(self) -> None:
+        """Write what was asked in this turn; what the connection cannot take now goes when it can."""
+        self._flushing = False
+        if self._pipe is None or self._pipe.paused or not self._waiting:
+            return
+        calls = [call for call in self._waiting if call.is_awaited()]
+        self._waiting.clear()
+        if calls:
+            self._pipe.send(calls)
+
+    def _told(self, call: Call, reply: Any) -> None:
+        """Give a caller its reply, and let go of who waits no more."""
+        if call.expected > 1:
+            reply = next((each for each in reply if isinstance(each, ReplyError)), reply)
+        if isinstance(reply, ReplyError):
+            self._failed(call, reply)
+        else:
+            call.tell(reply)
+        due = self._due
+        while due and due[0][1].done is None:
+            due.popleft()
+
+    def _failed(self, call: Call, error: ReplyError) -> None:
+        """What is done about an error reply: a script is loaded, a replica left, and all else is the caller's."""
+        text = str(error)
+        if text.startswith("NOSCRIPT") and call.script is not None and call.is_awaited():
+            self._load_for(call, call.script)
+            return
+        call.tell(StoreUnavailableError("reply", text))
+        if "READONLY" in text and self._pipe is not None:
+            self._pipe.end("the server has become a replica")
+
+    def _load_for(self, call: Call, source: str) -> None:
+        """Have the server know a script and ask again, once: it has surely not run."""
+        loop = asyncio.get_running_loop()
+        call.script = None
+
+        def again(reply: Any) -> None:
+            if isinstance(reply, StoreUnavailableError):
+                call.tell(reply)
+            elif call.is_awaited():
+                enqueue(call)
+
+        def enqueue(each: Call) -> None:
+            try:
+                self._enqueue(each, loop)
+            except StoreUnavailableError as error:
+                call.tell(error)
+
+        enqueue(Call(_pack(("SCRIPT", "LOAD", source)), again))
+
+    def _ring(self) -> None:
+        """Tell those whose time is up, and set the alarm for the next who waits."""
+        loop = asyncio.get_running_loop()
+        self._alarm = None
+        due = self._due
+        while due and (due[0][0] <= loop.time() or due[0][1].done is None):
+            _, call = due.popleft()
+            call.tell(_late(self._patience_s))
+        if due:
+            self._alarm = loop.call_at(due[0][0], self._ring)
 
     async def _keep_link(self) -> None:
         """The life of one connection: connect, carry calls, and tell everybody when it ends."""
@@ -194,79 +265,47 @@ class Store:
             await connection.disconnect(nowait=True)
 
     async def _carry(self, connection: AbstractConnection) -> str:
-        """Write, read and watch until one of them fails; returns why."""
-        self._connected = True
+        """Take the connection over from redis-py, carry calls until it ends, and return why it did."""
+        pipe = Pipe(self._told, self._flush)
+        _take_over(connection, pipe)
+        self._pipe = pipe
         self._pause_s = FIRST_PAUSE_S
-        why = "closed"
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._write(connection))
-                group.create_task(self._read(connection))
-                group.create_task(self._watch())
-        except* (RedisError, OSError) as errors:
-            why = str(errors.exceptions[0])
-        return why
+        self._flush()
+        while not pipe.ended.done():
+            await asyncio.wait({pipe.ended}, timeout=STALL_S / 4)
+            if pipe.silence_s() > STALL_S:
+                pipe.end(f"no reply for {STALL_S:.0f} seconds")
+        return pipe.ended.result()
 
     def _give_up(self, kind: str, detail: str) -> None:
-        self._connected = False
+        pipe, self._pipe = self._pipe, None
         if kind == "connect":
             self._retry_at = asyncio.get_running_loop().time() + self._pause_s * random.uniform(0.5, 1)  # noqa: S311 # Jitter.
             self._pause_s = min(LONGEST_PAUSE_S, self._pause_s * 2)
-        for call in (*self._sent, *self._waiting):
-            if not call.future.done():
-                call.future.set_exception(StoreUnavailableError(kind, detail))
-        self._sent.clear()
-        self._waiting.clear()
-
-    async def _write(self, connection: AbstractConnection) -> None:
-        while True:
-            await self._asked.wait()
-            self._asked.clear()
-            calls = [call for call in self._waiting if not call.future.done()]
-            self._waiting.clear()
-            if not self._sent:
-                self._last_reply_at = asyncio.get_running_loop().time()
-            self._sent.extend(calls)
-            if calls:
-                packed = b"".join([call.packed for call in calls])
-                await connection.send_packed_command(packed, check_health=False)
-
-    async def _read(self, connection: AbstractConnection) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                reply = await connection.read_response(timeout=math.inf, disconnect_on_error=False)
-            except ResponseError as error:
-                reply = error
-            self._last_reply_at = loop.time()
-            replies = self._sent[0].replies
-            if replies is not None:
-                replies.found.append(reply)
-                if len(replies.found) < replies.expected:
-                    continue
-                reply = next((each for each in replies.found if isinstance(each, ResponseError)), replies.found)
-            _resolve(self._sent.popleft().future, reply)
-            if isinstance(reply, ResponseError) and (isinstance(reply, ReadOnlyError) or "READONLY" in str(reply)):
-                raise redis.exceptions.ConnectionError("the server has become a replica")
-
-    async def _watch(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            await asyncio.sleep(STALL_S / 4)
-            if self._sent and loop.time() - self._last_reply_at > STALL_S:
-                raise redis.exceptions.ConnectionError(f"no reply for {STALL_S:.0f} seconds")
+        if pipe is not None:
+            pipe.end(detail)
+        calls = [*([] if pipe is None else pipe.line), *self._waiting]
+        self._waiting = []
+        for call in calls:
+            call.tell(StoreUnavailableError(kind, detail))
 
 
-def _resolve(future: asyncio.Future[Any], reply: Any) -> None:
-    """Give a caller its reply; one that is gone leaves it behind."""
-    if future.done():
-        return
-    if isinstance(reply, NoScriptError):
-        future.set_exception(_Unknown())
-    elif isinstance(reply, ResponseError):
-        future.set_exception(StoreUnavailableError("reply", str(reply)))
-    else:
-        future.set_result(reply)
+def _take_over(connection: AbstractConnection, pipe: Pipe) -> None:
+    """Have a connection that redis-py has set up speak to the pipe from now on, TLS or not.
+
+    Raises ConnectionError when it has ended meanwhile, of which the pipe would not hear.
+    """
+    writer = cast("asyncio.StreamWriter", connection._writer)  # noqa: SLF001 # There is no other way to the transport.
+    reader = cast("asyncio.StreamReader", connection._reader)  # noqa: SLF001 # The same.
+    transport = writer.transport
+    if transport.is_closing() or reader.at_eof():
+        raise ConnectionError("the connection ended as soon as it was set up")
+    pipe.connection_made(transport)
+    transport.set_protocol(pipe)
+
+
+def _late(seconds: float) -> StoreUnavailableError:
+    return StoreUnavailableError("timeout", f"no answer within {seconds * 1000:.0f} ms")
 
 
 @asynccontextmanager
@@ -276,4 +315,4 @@ async def deadline(seconds: float) -> AsyncIterator[None]:
         async with asyncio.timeout(seconds):
             yield
     except TimeoutError as error:
-        raise StoreUnavailableError("timeout", f"no answer within {seconds * 1000:.0f} ms") from error
+        raise _late(seconds) from error

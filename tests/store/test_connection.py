@@ -256,10 +256,10 @@ class TestStall:
         asyncio.run(work())
 
     def test_an_idle_connection_is_kept(self, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(store_module, "STALL_S", 0.02)
-
         async def work() -> None:
             async with proxy(redis_url, tmp_path) as passing, Store(passing.url) as store:
+                assert await store.call("PING") == b"PONG"
+                monkeypatch.setattr(store_module, "STALL_S", 0.02)  # Not before: the set-up has as long, too.
                 for _ in range(5):
                     assert await store.call("PING") == b"PONG"
                     await asyncio.sleep(0.05)

@@ -192,7 +192,7 @@ class Worker:
         planbook = Planbook(self.config)
         # What operators ask stands in a line of its own: a long listing must not hold up checks.
         async with (
-            Store(settings.redis_url) as store,
+            Store(settings.redis_url, patience_s=settings.store_timeout_ms / 1000) as store,
             Store(settings.redis_url) as operators,
             Store(settings.redis_url) as waiting,
             _key_sets(metrics.jwks_refresh) as key_sets,

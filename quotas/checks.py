@@ -3,11 +3,13 @@
 Every road ends in an `Answer`: a refusal is a value, and so is an outage.
 """
 
+import asyncio
 import logging
 import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from enum import Enum
+from typing import Any, NamedTuple
 
 from quotas import paths, requests, scopes
 from quotas.addresses import counted
@@ -23,7 +25,7 @@ from quotas.plans import Config, Plan, Preflight, StoreErrorPolicy
 from quotas.refusals import Refusals
 from quotas.registry import Identity, Status
 from quotas.requests import CheckRequest
-from quotas.scripts import Once, Take, take
+from quotas.scripts import STALE, TAKE, WINDOWS, Once, PackedPlan, Take, decision_of, take, take_words
 from quotas.store import Store, deadline
 
 LOG_EVERY_S = 10.0
@@ -77,10 +79,21 @@ class Answer:
     required_scopes: frozenset[str] = scopes.NONE
 
 
+class _Asked(NamedTuple):
+    """A take, and whom it is for: as `loaded`, under `digest`, and with the plan that is in force."""
+
+    digest: str
+    loaded: Identity
+    identity: Identity
+    plan: PackedPlan
+    take: Take
+
+
 class Checks:
     """Answers checks with one worker's knowledge. `clock` gives epoch microseconds, `timer` seconds for durations.
 
-    The store's clock decides limits, unless `clock_decides`: then `clock` does, for tests.
+    `timeout_s` bounds each check, and has to be the patience of the store as well. The store's clock decides limits,
+    unless `clock_decides`: then `clock` does, for tests.
     """
 
     def __init__(  # noqa: PLR0913 # The composition root names each part once.
@@ -109,6 +122,7 @@ class Checks:
         self._clock_decides = clock_decides
         self._untold = 0
         self._tell_at = -math.inf
+        self._going_on: set[asyncio.Task[None]] = set()
 
     async def check(
         self,
@@ -126,27 +140,121 @@ class Checks:
         has no credential.
         """
         begun = self._timer()
+        read = self._read(headers, face, method=method, target=target, peer=peer)
+        answer = read if isinstance(read, Answer) else await self._answer(*read, begun)
+        return self._counted(answer, begun)
+
+    def check_then(  # noqa: PLR0913 # What `check` is given, and who is told.
+        self,
+        headers: Collection[tuple[bytes, bytes]],
+        face: Face = NATIVE,
+        *,
+        method: str,
+        target: bytes = b"/",
+        peer: str | None,
+        done: Callable[[Answer | Exception], object],
+    ) -> bool:
+        """The same check without a task, where this worker knows everything but what the take will say.
+
+        True: `done` is told the answer once, perhaps within this call, or what went wrong in here; it must not raise.
+        False: somebody must be waited for first, so ask `check`. Nothing was taken then, and nothing counted.
+        """
+        begun = self._timer()
+        read = self._read(headers, face, method=method, target=target, peer=peer)
+        if isinstance(read, Answer):
+            done(self._counted(read, begun))
+            return True
+        request, nobody = read
+        now_us = self._clock()
+        known = self._identities.known(request.credential, now_us) if nobody is None else (nobody.client.id, nobody)
+        if known is None:
+            return False
+        digest, identity = known
+        try:
+            asked = self._asked(request, digest, identity, now_us, sure=nobody is not None)
+        except RequestError as error:
+            asked = Answer(Reason(error.reason))
+        if asked is None:
+            return False
+        if isinstance(asked, Answer):
+            done(self._counted(asked, begun))
+            return True
+        self._take_then(request, nobody, asked, begun, done)
+        return True
+
+    def _take_then(
+        self,
+        request: CheckRequest,
+        nobody: Identity | None,
+        asked: "_Asked",
+        begun: float,
+        done: Callable[[Answer | Exception], object],
+    ) -> None:
+        take_begun = self._timer()
+
+        def told(reply: Any) -> None:
+            try:
+                answer = self._told(request, asked, reply, take_begun)
+            except Exception as error:  # noqa: BLE001 # Nobody but the caller can be told: the store only reads replies.
+                done(error)
+                return
+            if answer is None:
+                going_on = asyncio.create_task(self._go_on(request, nobody, begun, done))
+                self._going_on.add(going_on)
+                going_on.add_done_callback(self._going_on.discard)
+            else:
+                done(self._counted(answer, begun))
+
+        try:
+            self._store.run_then(TAKE, TAKE.packed(*take_words(asked.plan, asked.take, asked.take.now_us)), told)
+        except StoreUnavailableError as error:
+            told(error)
+
+    def _told(self, request: CheckRequest, asked: "_Asked", reply: Any, begun: float) -> Answer | None:
+        """What a reply to a take makes of the check; None when it must be asked again by who can wait."""
+        if isinstance(reply, StoreUnavailableError):
+            return self._unanswered(request, reply, asked.loaded)
+        self._metrics.store_seconds("take", self._timer() - begun)
+        if reply[0] == STALE:
+            self._identities.forget(asked.digest)
+            return None
+        return None if reply[0] == WINDOWS else self._decided(asked, decision_of(asked.plan, asked.take, reply))
+
+    async def _go_on(
+        self,
+        request: CheckRequest,
+        nobody: Identity | None,
+        begun: float,
+        done: Callable[[Answer | Exception], object],
+    ) -> None:
+        try:
+            answer = self._counted(await self._answer(request, nobody, begun), begun)
+        except Exception as error:  # noqa: BLE001 # Nobody awaits this task.
+            done(error)
+        else:
+            done(answer)
+
+    def _read(
+        self, headers: Collection[tuple[bytes, bytes]], face: Face, *, method: str, target: bytes, peer: str | None
+    ) -> tuple[CheckRequest, Identity | None] | Answer:
+        """What is asked, and who asks if that is nobody with a credential; or the answer, if that follows already."""
         config = self._planbook.config
         if config.preflight is Preflight.FREE and requests.is_preflight(headers, face, method=method):
-            answer = Answer(None)
-        else:
-            try:
-                request = requests.read(
-                    headers,
-                    face,
-                    method=method,
-                    target=target,
-                    trusted=config.trusted_proxies.trusts(peer),
-                    places=config.places,
-                    optional=config.anonymous is not None,
-                    id_header=None if config.dedupe is None else config.dedupe.header,
-                )
-                nobody = None if request.credential else self._nobody(headers, peer, config)
-            except RequestError as error:
-                answer = Answer(Reason(error.reason))
-            else:
-                answer = await self._answer(request, nobody)
-        return self._counted(answer, begun)
+            return Answer(None)
+        try:
+            request = requests.read(
+                headers,
+                face,
+                method=method,
+                target=target,
+                trusted=config.trusted_proxies.trusts(peer),
+                places=config.places,
+                optional=config.anonymous is not None,
+                id_header=None if config.dedupe is None else config.dedupe.header,
+            )
+            return request, None if request.credential else self._nobody(headers, peer, config)
+        except RequestError as error:
+            return Answer(Reason(error.reason))
 
     async def own(
         self, headers: Collection[tuple[bytes, bytes]], *, method: str, target: bytes, scopes: frozenset[str]
@@ -175,7 +283,7 @@ class Checks:
         except RequestError as error:
             answer = Answer(Reason(error.reason))
         else:
-            answer = await self._answer(meant(request), None)
+            answer = await self._answer(meant(request), None, begun)
         return self._counted(answer, begun)
 
     def _counted(self, answer: Answer, begun: float) -> Answer:
@@ -190,18 +298,21 @@ class Checks:
             raise CredentialError("missing_credential")
         return self._identities.of_address(counted(address), config.anonymous)
 
-    async def _answer(self, request: CheckRequest, nobody: Identity | None) -> Answer:
+    async def _answer(self, request: CheckRequest, nobody: Identity | None, begun: float) -> Answer:
         known = [] if nobody is None else [nobody]
         try:
-            async with deadline(self._timeout_s):
+            async with deadline(self._timeout_s - (self._timer() - begun)):
                 return await self._decide(request, nobody, known)
         except RequestError as error:
             return Answer(Reason(error.reason))
         except StoreUnavailableError as error:
-            self._metrics.store_error(error.kind)
-            self._tell(error)
-            identity = known[-1] if known else self._identities.remembered(request.credential)
-            return self._without_store(request, identity)
+            return self._unanswered(request, error, known[-1] if known else None)
+
+    def _unanswered(self, request: CheckRequest, error: StoreUnavailableError, known: Identity | None) -> Answer:
+        """What a check gets when the store did not answer; `known` None is not known for this check."""
+        self._metrics.store_error(error.kind)
+        self._tell(error)
+        return self._without_store(request, known or self._identities.remembered(request.credential))
 
     def _without_store(self, request: CheckRequest, identity: Identity | None) -> Answer:
         """The one place that says what a check gets when the store cannot be asked.
@@ -247,32 +358,47 @@ class Checks:
             else:
                 digest, identity = nobody.client.id, nobody
             known.append(identity)
-            if identity.key is not None:
-                self._last_use.note(identity.key.id, now_us)
-            if identity.client.status is Status.SUSPENDED:
-                return Answer(Reason.SUSPENDED_CLIENT, identity)
-            in_force = self._in_force(identity, now_us)
-            if in_force is None:
-                self._identities.forget(digest)
-                return Answer(Reason.NO_PLAN, identity)
-            identity = identity.on(in_force.plan.name)
-            asked = self._take_of(request, identity, in_force, now_us)
-            required = _required(request, in_force.plan, asked.skipped)
-            if not required <= identity.scopes:
-                if anew or nobody is not None:
-                    return _lacking(identity, required)
+            asked = self._asked(request, digest, identity, now_us, sure=anew or nobody is not None)
+            if isinstance(asked, Answer):
+                return asked
+            if asked is None:
                 anew = True
                 continue
             begun = self._timer()
-            decision = await take(self._store, in_force.packed, asked)
+            decision = await take(self._store, asked.plan, asked.take)
             self._metrics.store_seconds("take", self._timer() - begun)
             if decision is not None:
-                if not decision.repeated:
-                    self._count(decision, identity, asked)
-                return Answer(Reason.of(decision), identity, decision)
+                return self._decided(asked, decision)
             self._identities.forget(digest)
             known.clear()
         raise StoreUnavailableError("reply", "the client changes faster than it can be loaded")
+
+    def _asked(
+        self, request: CheckRequest, digest: str, loaded: Identity, now_us: int, *, sure: bool
+    ) -> "_Asked | Answer | None":
+        """The take that a check comes down to, or the answer where there is none; raises RequestError.
+
+        None is that it depends on an identity that may be out of date; one that was loaded for this check is `sure`.
+        """
+        if loaded.key is not None:
+            self._last_use.note(loaded.key.id, now_us)
+        if loaded.client.status is Status.SUSPENDED:
+            return Answer(Reason.SUSPENDED_CLIENT, loaded)
+        in_force = self._in_force(loaded, now_us)
+        if in_force is None:
+            self._identities.forget(digest)
+            return Answer(Reason.NO_PLAN, loaded)
+        identity = loaded.on(in_force.plan.name)
+        asked = self._take_of(request, identity, in_force, now_us)
+        required = _required(request, in_force.plan, asked.skipped)
+        if not required <= identity.scopes:
+            return _lacking(identity, required) if sure else None
+        return _Asked(digest, loaded, identity, in_force.packed, asked)
+
+    def _decided(self, asked: "_Asked", decision: Decision) -> Answer:
+        if not decision.repeated:
+            self._count(decision, asked.identity, asked.take)
+        return Answer(Reason.of(decision), asked.identity, decision)
 
     def _count(self, decision: Decision, identity: Identity, asked: Take) -> None:
         """Count what an allowed check took, that one was refused, and what limits that do not refuse have seen."""

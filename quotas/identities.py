@@ -99,6 +99,14 @@ class Identities:
             raise CredentialError("expired_credential")
         return digest, identity
 
+    def known(self, credential: bytes, now_us: int) -> tuple[str, Identity] | None:
+        """What `find` would return without asking anybody; None where it has to ask, or to refuse."""
+        digest = keys.digest(credential, self._pepper)
+        identity = self._keys.get(digest)
+        if identity is None and self._listener is not None and self._listener.is_current():
+            identity = self._token(digest)
+        return None if identity is None or identity.is_expired(now_us) else (digest, identity)
+
     def of_address(self, address: str, plan: str) -> Identity:
         """Who asks from this address without a credential; the address itself is not in it. Nothing is remembered."""
         digest = keys.digest(f"address {address}".encode(), self._pepper)
@@ -115,6 +123,9 @@ class Identities:
             return None
         if not self._listener.is_current():
             await self._listener.catch_up()
+        return self._token(digest)
+
+    def _token(self, digest: str) -> Identity | None:
         identity = self._tokens.get(digest)
         return None if identity is None or identity.token_id in self._revoked else identity
 

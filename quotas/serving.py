@@ -14,6 +14,7 @@ from quotas import slots
 from quotas.app import Worker, check_secrets, set_up_logging
 from quotas.configuration import ConfigFile
 from quotas.errors import ConfigError, Fault
+from quotas.hot_road import HotRoad
 from quotas.plans import Config
 from quotas.settings import Settings
 
@@ -81,7 +82,7 @@ def _server_config(worker: Worker, workers: int) -> uvicorn.Config:
         factory=True,
         workers=workers,
         loop="uvloop",
-        http="httptools",
+        http=HotRoad if worker.settings.hot_road else "httptools",
         ws="none",
         lifespan="on",
         log_config=None,

@@ -47,6 +47,9 @@ class Settings:
     store_timeout_ms: int = 50
     """`QUOTAS_STORE_TIMEOUT_MS`: how long one check may wait for the store, 1 to 60,000 milliseconds."""
 
+    hot_road: bool = True
+    """`QUOTAS_HOT_ROAD`: 1, or 0 to answer checks through the ASGI application as everything else is; slower."""
+
     log_level: str = "info"
     """`QUOTAS_LOG_LEVEL`: debug, info, warning or error."""
 
@@ -127,6 +130,12 @@ def _milliseconds(text: str) -> int:
     return int(text)
 
 
+def _switch(text: str) -> bool:
+    if text not in {"0", "1"}:
+        raise ValueError("must be 1 (on) or 0 (off)")
+    return text == "1"
+
+
 def _level(text: str) -> str:
     if text.lower() not in {"debug", "info", "warning", "error"}:
         raise ValueError("must be debug, info, warning or error")
@@ -143,5 +152,6 @@ _READERS: Mapping[str, Callable[[str], object]] = {
     "ADMIN_TOKEN": _admin_tokens,
     "ADMIN_PORT": _port,
     "STORE_TIMEOUT_MS": _milliseconds,
+    "HOT_ROAD": _switch,
     "LOG_LEVEL": _level,
 }

@@ -1,6 +1,10 @@
-"""Checks as bytes on a connection: framing, keep-alive, bodies that never come, upgrades and CONNECT."""
+"""Checks as bytes on a connection: framing, keep-alive, bodies that never come, upgrades and CONNECT.
+
+Each test runs over both roads: the hot one and the ASGI application.
+"""
 
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -66,9 +70,10 @@ class Wire:
         return self.file.read() == b""
 
 
-@pytest.fixture(scope="module")
-def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+@pytest.fixture(scope="module", params=["1", "0"], ids=["hot", "asgi"])
+def serving(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     home = Home(Path(tmp_path_factory.mktemp("wire")))
+    home.environment["QUOTAS_HOT_ROAD"] = request.param
     home.plans(PLANS)
     with home.serving("--demo") as serving:
         yield serving
@@ -170,3 +175,93 @@ def test_http_1_0_is_answered_and_closed(serving: Serving) -> None:
         answer = wire.read()
         assert (answer.status, answer.headers["connection"]) == (200, "close")
         assert wire.has_ended()
+
+
+def test_requests_that_come_all_at_once_are_answered_in_their_order(serving: Serving) -> None:
+    """RFC 9112, section 9.3.2: known and unknown callers, checks and pages, with and without bodies."""
+    with connected(serving) as wire:
+        asked: list[tuple[str, str, bool, int]] = [
+            ("GET", "/check", True, 200),
+            ("GET", "/check", False, 401),
+            ("GET", "/healthz", False, 200),
+            ("POST", "/check/nginx", True, 200),
+            ("HEAD", "/check", False, 401),
+            ("GET", "/none", False, 404),
+            ("GET", "/check/envoy/a?b", True, 200),
+        ]
+        for _ in range(30):
+            for method, path, key, _status in asked:
+                body = b"body" if method == "POST" else b""
+                wire.send(method, path, f"Content-Length: {len(body)}", body=body, key=key)
+        for _ in range(30):
+            for method, path, _key, status in asked:
+                answer = wire.read(method=method)
+                assert answer.status == status, path
+        assert wire.is_open()
+
+
+def test_a_head_that_comes_in_pieces_is_one_request(serving: Serving) -> None:
+    with connected(serving) as wire:
+        wire.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for _ in range(2):
+            for byte in f"GET /check HTTP/1.1\r\nHost: quotas\r\nX-API-Key: {wire.secret}\r\n\r\n".encode():
+                wire.sock.sendall(bytes([byte]))
+            assert wire.read().status == 200
+
+
+def test_connection_close_is_followed(serving: Serving) -> None:
+    with connected(serving) as wire:
+        wire.send("GET", "/check", "Connection: close")
+        answer = wire.read()
+        assert (answer.status, answer.headers["connection"]) == (200, "close")
+        assert wire.has_ended()
+
+
+def test_http_1_0_is_closed_also_when_it_asks_to_be_kept(serving: Serving) -> None:
+    with connected(serving) as wire:
+        head = f"GET /check HTTP/1.0\r\nConnection: keep-alive\r\nX-API-Key: {wire.secret}\r\n\r\n"
+        wire.sock.sendall(head.encode())
+        assert wire.read().status == 200
+        assert wire.has_ended()
+
+
+@pytest.mark.parametrize(
+    "target", ["http://quotas/check", "/check#fragment", "/check?query", "/check//a%2f..", "/checked"]
+)
+def test_every_form_of_a_target_is_read_the_same(serving: Serving, target: str) -> None:
+    with connected(serving) as wire:
+        wire.send("GET", target)
+        assert wire.read().status == (404 if target == "/checked" else 200)
+        assert wire.is_open()
+
+
+@pytest.mark.parametrize("head", ["GET /check\xe9 HTTP/1.1\r\n\r\n", "GET /check HTTP/1.1\r\nbad header\r\n\r\n"])
+def test_what_is_no_http_is_refused_and_the_connection_ends(serving: Serving, head: str) -> None:
+    with connected(serving) as wire:
+        wire.sock.sendall(head.encode("latin-1"))
+        assert wire.read().status == 400
+        assert wire.has_ended()
+
+
+def test_a_client_that_goes_away_in_the_middle_harms_nobody(serving: Serving) -> None:
+    with connected(serving) as other:
+        for _ in range(20):
+            with connected(serving) as wire:
+                wire.send("GET", "/check")
+        assert other.is_open()
+
+
+def test_a_client_that_does_not_read_its_answers_gets_all_of_them_later(serving: Serving) -> None:
+    """More than the kernel's buffers hold of answers; the service waits for this client, and for no other."""
+    checks = 5_000
+    with connected(serving) as wire, connected(serving) as other:
+        wire.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        head = f"GET /check HTTP/1.1\r\nX-API-Key: {wire.secret}\r\n\r\n".encode()
+        sending = threading.Thread(target=wire.sock.sendall, args=(head * checks,))
+        sending.start()
+        for _ in range(20):
+            assert other.is_open()
+        for _ in range(checks):
+            assert wire.read().status == 200
+        sending.join(PATIENCE_S)
+        assert wire.is_open()

@@ -52,6 +52,8 @@ def test_with_nothing_set_everything_has_a_default() -> None:
         ("STORE_TIMEOUT_MS", "1", "store_timeout_ms", 1),
         ("STORE_TIMEOUT_MS", "60000", "store_timeout_ms", 60_000),
         ("STORE_TIMEOUT_MS", " 250 ", "store_timeout_ms", 250),
+        ("HOT_ROAD", "0", "hot_road", False),
+        ("HOT_ROAD", "1", "hot_road", True),
         ("LOG_LEVEL", "debug", "log_level", "debug"),
         ("LOG_LEVEL", "WARNING", "log_level", "warning"),
     ],
@@ -80,6 +82,7 @@ def test_a_good_value_is_read(name: str, value: str, field: str, expected: objec
         ("STORE_TIMEOUT_MS", "50ms", "whole number"),
         ("STORE_TIMEOUT_MS", "\u0663", "whole number"),
         ("STORE_TIMEOUT_MS", "9" * 5_000, "between 1 and 60000"),
+        ("HOT_ROAD", "yes", "1 (on) or 0 (off)"),
         ("LOG_LEVEL", "warn", "debug, info, warning or error"),
         ("LOG_LEVEL", "loud", "debug, info, warning or error"),
     ],
@@ -99,7 +102,7 @@ def test_all_faults_are_told_at_once() -> None:
 
 @pytest.mark.parametrize("value", ["", " ", "\t\n"])
 def test_an_empty_variable_counts_as_unset(value: str) -> None:
-    names = ("CONFIG", "REDIS_URL", "DATA_DIR", "KEY_BRAND", "KEY_PEPPER", "STORE_TIMEOUT_MS", "LOG_LEVEL")
+    names = ("CONFIG", "REDIS_URL", "DATA_DIR", "KEY_BRAND", "KEY_PEPPER", "STORE_TIMEOUT_MS", "HOT_ROAD", "LOG_LEVEL")
     assert load(**dict.fromkeys(names, value)) == Settings()
 
 

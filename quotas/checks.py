@@ -7,7 +7,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 from typing import Any, NamedTuple
 
@@ -64,8 +64,7 @@ class Reason(Enum):
         return cls.QUOTA_EXCEEDED if isinstance(decision.binding.rule, Quota) else cls.RATE_LIMITED
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):  # A tuple: each check makes one, at a third of a dataclass's cost.
     """What a check is answered. `reason` None is allowed; identity is None where it is not known, or was not asked for.
 
     `decision` is None where no limit was asked. `degraded` says that the store was not asked and the plan lets

@@ -5,7 +5,7 @@ never asks the time: what is remembered and `now` go in, what is to be remembere
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
@@ -54,8 +54,7 @@ class Standing(NamedTuple):  # A tuple: each check makes one for each limit, at 
         return max(1, self.reset_after_us - whole * rule.grains // rule.refill)
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):  # A tuple for the same reason.
     """The answer to one check, made at the instant `at_us` of the store's clock.
 
     `retry_after_us` and `binding` are None when it was allowed; `never` has no retry.
@@ -169,7 +168,7 @@ def take_once(  # noqa: PLR0913 # What is remembered, the plan, and what is aske
     also where no limit took it: it is counted. A refusal took nothing, and asking again may find room.
     """
     if first is not None and now_us - first.at_us < within_us:
-        return memory, first, replace(first, repeated=True)
+        return memory, first, first._replace(repeated=True)
     memory, decision = take(limits, memory, now_us=now_us, cost=cost, skipped=skipped)
     return memory, decision if decision.allowed and cost else first, decision
 

@@ -31,9 +31,7 @@ if TYPE_CHECKING:
     from quotas.web import Services
 
 _PROMISES = frozenset([b"content-length", b"transfer-encoding", b"expect"])
-_FAILED = Response(
-    500, [(b"content-length", b"21"), (b"content-type", b"text/plain; charset=utf-8")], b"Internal Server Error"
-)
+_FAILED = Response(500, b"content-length: 21\r\ncontent-type: text/plain; charset=utf-8\r\n", b"Internal Server Error")
 
 
 class HotRoad(HttpToolsProtocol):
@@ -182,8 +180,8 @@ class _Check:
         if self.disconnected:
             return
         lines = [STATUS_LINE[response.status]]
-        lines += [b"%b: %b\r\n" % field for field in (*road.server_state.default_headers, *response.headers)]
-        lines.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
+        lines += [b"%b: %b\r\n" % field for field in road.server_state.default_headers]
+        lines += (response.head, b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
         if self._method != "HEAD":
             lines.append(response.body)
         self.response_complete = True

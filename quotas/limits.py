@@ -5,7 +5,7 @@ integer in a stated unit, and everything that a decision will ever compute from 
 the doubles of a Lua script are still exact. What would not is refused when the limit is made.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from math import gcd
 
@@ -43,6 +43,11 @@ class Bucket:
     count: int
     period_us: int
     burst: int
+    grains: int = field(init=False, repr=False, compare=False)
+    """Grains in one token."""
+
+    refill: int = field(init=False, repr=False, compare=False)
+    """Grains that come back each microsecond; 0 never refills."""
 
     def __post_init__(self) -> None:
         if self.count < 0:
@@ -51,6 +56,9 @@ class Bucket:
             raise ValueError("the period must be between 1 microsecond and 366 days")
         if self.burst < 1:
             raise ValueError("the burst must be at least 1")
+        divisor = gcd(self.count, self.period_us)
+        object.__setattr__(self, "grains", self.period_us // divisor)
+        object.__setattr__(self, "refill", self.count // divisor)
         if self.capacity + self.refill >= EXACT:
             most = (EXACT - 1 - self.refill) // self.grains
             raise ValueError(
@@ -58,16 +66,6 @@ class Bucket:
                 + (f"a burst of at most {most}, or " if most >= 1 else "")
                 + "a rate whose count divides its period in microseconds"
             )
-
-    @property
-    def grains(self) -> int:
-        """Grains in one token."""
-        return self.period_us // gcd(self.count, self.period_us)
-
-    @property
-    def refill(self) -> int:
-        """Grains that come back each microsecond; 0 never refills."""
-        return self.count // gcd(self.count, self.period_us)
 
     @property
     def capacity(self) -> int:

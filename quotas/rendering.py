@@ -22,6 +22,7 @@ from quotas.faces import NATIVE, Face
 from quotas.fields import encoded
 from quotas.limits import Bucket, Limit, Mode, Quota
 from quotas.plans import HeaderStyle
+from quotas.registry import Identity
 
 PROBLEM = b"application/problem+json"
 REALM = "quotas"
@@ -36,17 +37,36 @@ MAX_FIELDS = 1280
 from refusing. A whole header block stays below 2 kB with them: nginx reads at most 4 kB of one (`proxy_buffer_size`).
 """
 
+_MAX_KNOWN = 4096
+"""Limits whose texts a worker keeps."""
+
+_NO_BODY = b"content-length: 0\r\n"
+
 _STORE_RETRY_S = 1
 """What `Retry-After` says when the store is down: the reconnection pause is shorter."""
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """One HTTP answer; header names are lower case, each stands once, and `content-length` is among them."""
+    """One HTTP answer. `head` are its header lines as they stand on the wire (RFC 9112, section 5), each with its end.
+
+    Names are lower case, each stands once, and `content-length` is among them.
+    """
 
     status: int
-    headers: list[tuple[bytes, bytes]]
+    head: bytes
     body: bytes = b""
+
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """The lines as names and values."""
+        return fields_of(self.head)
+
+
+def fields_of(head: bytes) -> list[tuple[bytes, bytes]]:
+    """Header lines as names and values; no name has a colon."""
+    pairs = (line.partition(b": ") for line in head.split(b"\r\n")[:-1])
+    return [(name, value) for name, _, value in pairs]
 
 
 _STATUS = {
@@ -111,72 +131,79 @@ def check_response(
 
     `method` is that of the check request itself: what is answered to HEAD has the length of the body and not the body.
     """
-    headers = [(b"cache-control", b"no-store"), *_identity(answer)]
+    lines = [b"cache-control: no-store\r\n", _identity(answer.identity)]
     if answer.decision is not None:
-        headers += limit_fields(answer.decision, style)
+        lines.append(limit_lines(answer.decision, style))
     if answer.degraded:
-        headers.append((b"x-quotas-degraded", b"1"))
+        lines.append(b"x-quotas-degraded: 1\r\n")
     if answer.reason is None:
-        return Response(200, [*headers, (b"content-length", b"0")])
+        lines.append(_NO_BODY)
+        return Response(200, b"".join(lines))
     status = _STATUS[answer.reason]
-    headers.append((b"x-quotas-reason", answer.reason.value.encode()))
+    lines.append(b"x-quotas-reason: %b\r\n" % answer.reason.value.encode())
     if face.tells_status:
-        headers.append((b"x-quotas-status", b"%d" % status))
+        lines.append(b"x-quotas-status: %d\r\n" % status)
     retry_after = _retry_after(answer)
     if retry_after is not None:
-        headers.append((b"retry-after", b"%d" % retry_after))
+        lines.append(b"retry-after: %d\r\n" % retry_after)
     if answer.decision is not None and answer.decision.binding is not None:
-        headers.append((b"x-quotas-limit", answer.decision.binding.name.encode()))
+        lines.append(b"x-quotas-limit: %b\r\n" % answer.decision.binding.name.encode())
     challenge = _challenge(answer.reason, status, answer.required_scopes)
     if challenge is not None:
-        headers.append((b"www-authenticate", challenge))
+        lines.append(b"www-authenticate: %b\r\n" % challenge)
     told = face.instead.get(status, status)
     if not face.bodies:
-        return Response(told, [*headers, (b"content-length", b"0")])
+        lines.append(_NO_BODY)
+        return Response(told, b"".join(lines))
     body = _problem(answer, answer.reason, status, retry_after)
-    headers += [(b"content-type", PROBLEM), (b"content-length", b"%d" % len(body))]
-    return Response(told, headers, b"" if method == "HEAD" else body)
+    lines.append(b"content-type: %b\r\ncontent-length: %d\r\n" % (PROBLEM, len(body)))
+    return Response(told, b"".join(lines), b"" if method == "HEAD" else body)
 
 
-def _identity(answer: Answer) -> list[tuple[bytes, bytes]]:
+def _identity(identity: Identity | None) -> bytes:
     """Identity for the upstream: always there, empty when unknown, so that a forged copy never gets through."""
-    client = answer.identity and answer.identity.client
-    return [
-        (b"x-quotas-client", _field(client.name) if client else b""),
-        (b"x-quotas-plan", client.plan.encode() if client else b""),
-        (b"x-quotas-subject", _field(answer.identity.subject) if answer.identity else b""),
-    ]
+    if identity is None:
+        return b"x-quotas-client: \r\nx-quotas-plan: \r\nx-quotas-subject: \r\n"
+    client = identity.client
+    values = (_field(client.name), client.plan.encode(), _field(identity.subject))
+    return b"x-quotas-client: %b\r\nx-quotas-plan: %b\r\nx-quotas-subject: %b\r\n" % values
 
 
-@lru_cache(4096)
+@lru_cache(16_384)
 def _field(name: str) -> bytes:
     """A name as a field value."""
     return encoded(name).encode()
 
 
 def limit_fields(decision: Decision, style: HeaderStyle) -> list[tuple[bytes, bytes]]:
-    """The header fields that say what is left.
+    """The header fields of `limit_lines`."""
+    return fields_of(limit_lines(decision, style))
+
+
+def limit_lines(decision: Decision, style: HeaderStyle) -> bytes:
+    """The header lines that say what is left.
 
     A limit in shadow mode is tried out before anyone feels it, so nobody is told of it.
     """
-    seen = [standing for standing in decision.standings if standing.limit.mode is not Mode.SHADOW]
+    seen, policies, limits = [], [], []
+    for standing in decision.standings:
+        told = _known.get(id(standing.limit)) or _told(standing.limit)
+        if not told.is_shadow:
+            seen.append(standing)
+            policies.append(told.policy or told.of_window(standing, decision.at_us))
+            limits.append(_standing(standing, told))
     if not seen:
-        return []
-    headers = []
+        return b""
+    lines = b""
     if style is not HeaderStyle.LEGACY:
-        policies = [_policy(standing, decision.at_us) for standing in seen]
-        limits = [_standing(standing) for standing in seen]
-        if _length(policies) + _length(limits) > MAX_FIELDS:
+        policy, limit = ", ".join(policies), ", ".join(limits)
+        if len(policy) + len(limit) > MAX_FIELDS:
             kept = _kept(policies, limits, _nearest(decision, seen))
-            policies, limits = [policies[at] for at in kept], [limits[at] for at in kept]
-        headers += [(b"ratelimit-policy", ", ".join(policies).encode()), (b"ratelimit", ", ".join(limits).encode())]
+            policy, limit = ", ".join([policies[at] for at in kept]), ", ".join([limits[at] for at in kept])
+        lines = f"ratelimit-policy: {policy}\r\nratelimit: {limit}\r\n".encode()
     if style is not HeaderStyle.DRAFT:
-        headers += _legacy(seen[_nearest(decision, seen)[0]], decision.at_us)
-    return headers
-
-
-def _length(items: Sequence[str]) -> int:
-    return sum(map(len, items)) + 2 * (len(items) - 1)
+        lines += _legacy(seen[_nearest(decision, seen)[0]], decision.at_us)
+    return lines
 
 
 def _nearest(decision: Decision, seen: Sequence[Standing]) -> list[int]:
@@ -209,46 +236,71 @@ def _most(limit: Limit) -> int:
     return limit.rule.burst if isinstance(limit.rule, Bucket) else limit.rule.units
 
 
-def _legacy(standing: Standing, at_us: int) -> list[tuple[bytes, bytes]]:
+def _legacy(standing: Standing, at_us: int) -> bytes:
     """`X-RateLimit-*`; a bucket that never refills has no reset."""
-    numbers = [(b"x-ratelimit-limit", _most(standing.limit)), (b"x-ratelimit-remaining", max(0, standing.remaining))]
+    numbers = [(b"limit", _most(standing.limit)), (b"remaining", max(0, standing.remaining))]
     if standing.reset_after_us is not None:
-        numbers.append((b"x-ratelimit-reset", _seconds(at_us + standing.reset_after_us)))
-    return [(name, b"%d" % min(number, _LARGEST)) for name, number in numbers]
+        numbers.append((b"reset", _seconds(at_us + standing.reset_after_us)))
+    return b"".join([b"x-ratelimit-%b: %d\r\n" % (name, min(number, _LARGEST)) for name, number in numbers])
 
 
-def _policy(standing: Standing, at_us: int) -> str:
-    rule = standing.limit.rule
-    if isinstance(rule, Bucket):
-        length_us = rule.refill_time_us
-    else:
+class _Told:
+    """What is told of one limit in every answer: its name, and its policy as long as that stays.
+
+    `policy` is None for a quota, whose window differs in length from month to month.
+    """
+
+    __slots__ = ("_window_end_us", "_window_policy", "is_shadow", "limit", "name", "policy", "rule")
+
+    def __init__(self, limit: Limit) -> None:
+        self.limit = limit
+        self.rule = limit.rule
+        self.is_shadow = limit.mode is Mode.SHADOW
+        # A structured field string (RFC 9651, section 4.1.6); plans hold printable ASCII names only.
+        self.name = '"' + limit.name.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        self.policy = self._policy(limit.rule.refill_time_us) if isinstance(limit.rule, Bucket) else None
+        self._window_end_us = 0
+        self._window_policy = ""
+
+    def of_window(self, standing: Standing, at_us: int) -> str:
+        """The policy of a quota, with the length of the window that `standing` is about."""
+        assert isinstance(self.rule, Quota), "a bucket has one policy"
         assert standing.reset_after_us is not None, "every window ends"
-        length_us = _window_us(rule, at_us + standing.reset_after_us)
-    window = "" if length_us is None else f";w={_seconds(length_us, least=1)}"
-    return f"{_string(standing.limit.name)};q={min(_most(standing.limit), _LARGEST)}{window}"
+        end_us = at_us + standing.reset_after_us
+        if end_us != self._window_end_us:
+            begin_us, _ = windows.window_at(self.rule, end_us - 1)
+            self._window_end_us, self._window_policy = end_us, self._policy(end_us - begin_us)
+        return self._window_policy
+
+    def _policy(self, length_us: int | None) -> str:
+        window = "" if length_us is None else f";w={_seconds(length_us, least=1)}"
+        return f"{self.name};q={min(_most(self.limit), _LARGEST)}{window}"
 
 
-@lru_cache(4096)
-def _window_us(quota: Quota, end_us: int) -> int:
-    """How long the window that ends at `end_us` is."""
-    begin_us, _ = windows.window_at(quota, end_us - 1)
-    return end_us - begin_us
+_known: dict[int, _Told] = {}
 
 
-def _standing(standing: Standing) -> str:
+def _told(limit: Limit) -> _Told:
+    """What is told of this very limit; it is held as long as its texts, so that no other has its id meanwhile."""
+    told = _known.get(id(limit))
+    if told is None:
+        if len(_known) >= _MAX_KNOWN:
+            _known.clear()
+        told = _known[id(limit)] = _Told(limit)
+    return told
+
+
+def _standing(standing: Standing, told: _Told) -> str:
+    left = standing.remaining
+    if not 0 <= left <= _LARGEST:
+        left = max(0, min(left, _LARGEST))
     next_us = standing.next_unit_after_us
-    more = "" if next_us is None else f";t={_seconds(next_us)}"
-    return f"{_string(standing.limit.name)};r={max(0, min(standing.remaining, _LARGEST))}{more}"
-
-
-@lru_cache(4096)
-def _string(name: str) -> str:
-    """A structured field string (RFC 9651, section 4.1.6); plans hold printable ASCII names only."""
-    return '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return f"{told.name};r={left}" if next_us is None else f"{told.name};r={left};t={_seconds(next_us)}"
 
 
 def _seconds(microseconds: int, least: int = 0) -> int:
-    return min(max(-(-microseconds // 1_000_000), least), _LARGEST)
+    seconds = -(-microseconds // 1_000_000)
+    return seconds if least <= seconds <= _LARGEST else min(max(seconds, least), _LARGEST)
 
 
 def _retry_after(answer: Answer) -> int | None:

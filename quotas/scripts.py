@@ -4,7 +4,7 @@ The layouts packed here are described in the headers of `lua/limits.lua` and `lu
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from hashlib import sha256
 from importlib.resources import files
@@ -326,13 +326,14 @@ def _too_fast() -> StoreUnavailableError:
 
 def decision_of(plan: PackedPlan, asked: Take, reply: list[int]) -> Decision:
     """What a reply of `lua/take.lua` means, other than that it was not decided."""
-    matched = [limit for limit in plan.limits if limit.name not in asked.skipped]
-    assert len(reply) == 2 + 3 * len(matched), "take.lua reports three numbers for each limit that applies"
-    numbers = iter(reply[2:])
+    limits: Sequence[Limit] = plan.limits
+    if asked.skipped:
+        limits = [limit for limit in limits if limit.name not in asked.skipped]
+    assert len(reply) == 2 + 3 * len(limits), "take.lua reports three numbers for each limit that applies"
     standings = [
         Standing(limit, left, None if reset < 0 else reset, None if retry < 0 else retry)
-        for limit, left, reset, retry in zip(matched, numbers, numbers, numbers, strict=True)
+        for limit, left, reset, retry in zip(limits, reply[2::3], reply[3::3], reply[4::3], strict=True)
     ]
     decision = Decision.of(reply[1], standings)
     assert decision.allowed == (reply[0] != REFUSED), "the script and the decision agree on who may pass"
-    return replace(decision, repeated=True) if reply[0] == REPEATED_TAKE else decision
+    return decision._replace(repeated=True) if reply[0] == REPEATED_TAKE else decision

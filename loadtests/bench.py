@@ -29,6 +29,7 @@ from quotas.settings import Settings
 from quotas.store import Script, Store
 
 ROOT = Path(__file__).parents[1]
+BARE, HOT, ASGI = "bare ASGI app", "quotas, hot road", "quotas, ASGI"
 CONNECTIONS = 32
 CLIENTS = 200
 BATCH = 300
@@ -78,6 +79,15 @@ class _Asker(asyncio.Protocol):
             self.wrong += 1
         self.answered += 1
         self._transport.write(self._requests[self.answered % len(self._requests)])
+
+
+async def _ask_each(host: str, port: int, requests: Sequence[bytes]) -> None:
+    """Ask each request once, one after the other."""
+    reader, writer = await asyncio.open_connection(host, port)
+    for request in requests:
+        writer.write(request)
+        await reader.readuntil(b"\r\n\r\n")
+    writer.close()
 
 
 async def _load(host: str, port: int, requests: Sequence[bytes], seconds: float) -> tuple[int, int]:
@@ -140,26 +150,29 @@ async def _keys(url: str, settings: Settings) -> list[str]:
 
 
 def http_figures(rounds: int, seconds: float) -> dict[str, list[Figure]]:
-    """Rounds of the bare app and of the service, in turns."""
+    """Rounds of the bare app and of the service over both of its roads, in turns."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="quotas-bench-")))
         environment = {name: value for name, value in os.environ.items() if not name.startswith("QUOTAS_")}
-        (folder / "quotas.yaml").write_text(PLANS)
-        environment["QUOTAS_DATA_DIR"] = str(folder / "data")
         environment["QUOTAS_STORE_TIMEOUT_MS"] = "10000"  # What a check costs is asked, also where cores are few.
-        settings = Settings(data_dir=folder / "data")
-        with embedded.hold(settings.data_dir) as url:
-            secrets = asyncio.run(_keys(url, replace(settings, redis_url=url)))
-        service = stack.enter_context(processes.service(folder, environment, 1))
         bare = stack.enter_context(_bare(folder, environment))
-        ours = (service.host, service.port, service.program.process.pid)
-        plain = [b"GET /check HTTP/1.1\r\nHost: bench\r\n\r\n"]
-        keyed = [f"GET /check HTTP/1.1\r\nHost: bench\r\nX-API-Key: {key}\r\n\r\n".encode() for key in secrets]
-        _round(ours, keyed, 1.0)  # Every key is known from here on.
-        figures: dict[str, list[Figure]] = {"bare ASGI app": [], "quotas /check": []}
+        asked = {BARE: (bare, [b"GET /check HTTP/1.1\r\nHost: bench\r\n\r\n"])}
+        for name, switch in ((HOT, "1"), (ASGI, "0")):
+            home = folder / switch
+            home.mkdir()
+            (home / "quotas.yaml").write_text(PLANS)
+            settings = Settings(data_dir=home / "data")
+            with embedded.hold(settings.data_dir) as url:
+                secrets = asyncio.run(_keys(url, replace(settings, redis_url=url)))
+            told = {**environment, "QUOTAS_DATA_DIR": str(settings.data_dir), "QUOTAS_HOT_ROAD": switch}
+            service = stack.enter_context(processes.service(home, told, 1))
+            keyed = [f"GET /check HTTP/1.1\r\nHost: bench\r\nX-API-Key: {key}\r\n\r\n".encode() for key in secrets]
+            asyncio.run(_ask_each(service.host, service.port, keyed))  # Every key is known from here on.
+            asked[name] = ((service.host, service.port, service.program.process.pid), keyed)
+        figures: dict[str, list[Figure]] = {name: [] for name in asked}
         for _ in range(rounds):
-            figures["bare ASGI app"].append(_round(bare, plain, seconds))
-            figures["quotas /check"].append(_round(ours, keyed, seconds))
+            for name, (place, requests) in asked.items():
+                figures[name].append(_round(place, requests, seconds))
         return figures
 
 
@@ -224,8 +237,10 @@ def main() -> int:
     options = parser.parse_args()
     http, (scripts, sizes) = http_figures(options.rounds, options.seconds), script_figures(options.rounds)
     rows = [
-        ("checks/s of one worker, against the bare app", _ratio(http, lambda figure: figure.rate)),
-        ("CPU of the service per check, against the bare app", _ratio(http, lambda figure: figure.cpu_us)),
+        ("checks/s of one worker, against the bare app", _ratio(http, HOT, lambda figure: figure.rate)),
+        ("CPU of the service per check, against the bare app", _ratio(http, HOT, lambda figure: figure.cpu_us)),
+        ("the same with QUOTAS_HOT_ROAD=0: checks/s", _ratio(http, ASGI, lambda figure: figure.rate)),
+        ("the same with QUOTAS_HOT_ROAD=0: CPU", _ratio(http, ASGI, lambda figure: figure.cpu_us)),
         ("Redis CPU of a take (2 buckets, 1 quota), against the least script", scripts["take"] / scripts["least"]),
         (
             "Redis CPU of the same without a history, against the least script",
@@ -247,11 +262,11 @@ def main() -> int:
     return 0
 
 
-def _ratio(figures: Mapping[str, Sequence[Figure]], of: Callable[[Figure], float | None]) -> float | None:
+def _ratio(figures: Mapping[str, Sequence[Figure]], name: str, of: Callable[[Figure], float | None]) -> float | None:
     """The median of ours over the median of the bare app's."""
     medians = []
-    for name in ("quotas /check", "bare ASGI app"):
-        values = [value for value in map(of, figures[name]) if value is not None]
+    for each in (name, BARE):
+        values = [value for value in map(of, figures[each]) if value is not None]
         if not values:
             return None
         medians.append(statistics.median(values))

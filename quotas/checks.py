@@ -7,7 +7,6 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable, Collection
-from dataclasses import replace
 from enum import Enum
 from typing import Any, NamedTuple
 
@@ -262,11 +261,11 @@ class Checks:
 
         The credential stands in a header: a cookie comes with what any page asks.
         """
-        return await self._own(headers, method, target, lambda request: replace(request, scopes=scopes))
+        return await self._own(headers, method, target, lambda request: request._replace(scopes=scopes))
 
     async def look(self, headers: Collection[tuple[bytes, bytes]], *, method: str) -> Answer:
         """The same for a holder who wants to know what is left, of every limit; nothing is taken."""
-        return await self._own(headers, method, b"/", lambda request: replace(request, cost=0, look=True))
+        return await self._own(headers, method, b"/", lambda request: request._replace(cost=0, look=True))
 
     async def _own(
         self,

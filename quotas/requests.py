@@ -6,8 +6,8 @@ are those of the request that the gateway asks about, carried as its face (`face
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import NamedTuple
 
 from quotas.errors import CredentialError, RequestError
 from quotas.faces import NATIVE, Face
@@ -16,11 +16,11 @@ from quotas.places import ALWAYS, COOKIE, Places
 from quotas.scopes import NONE
 
 _METHOD = re.compile(rb"[A-Za-z][A-Za-z0-9!#$%&'*+.^_`|~-]{0,31}")
+_COMMON_METHODS = frozenset([b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"])
 _COST = re.compile(rb"[0-9]{1,16}")
 
 
-@dataclass(frozen=True, slots=True)
-class CheckRequest:
+class CheckRequest(NamedTuple):  # A tuple: each check makes one, at a third of a dataclass's cost.
     """One check as the gateway asked it. The credential is left out of the repr; it is empty when there is none.
 
     `target` is the carried request target, byte for byte. `cost` None is not said: the plan's rules decide. `scopes`
@@ -28,13 +28,16 @@ class CheckRequest:
     `request_id` is by what a check that was sent twice is known; None is by nothing.
     """
 
-    credential: bytes = field(repr=False)
+    credential: bytes
     method: str = "GET"
-    target: bytes = field(default=b"/", repr=False)
+    target: bytes = b"/"
     cost: int | None = None
-    request_id: bytes | None = field(default=None, repr=False)
+    request_id: bytes | None = None
     scopes: frozenset[str] = NONE
     look: bool = False
+
+    def __repr__(self) -> str:
+        return f"CheckRequest(method={self.method!r}, cost={self.cost!r}, scopes={self.scopes!r}, look={self.look!r})"
 
 
 def read(  # noqa: PLR0913 # What was sent, who sent it, and what the configuration makes of both.
@@ -66,7 +69,7 @@ def read(  # noqa: PLR0913 # What was sent, who sent it, and what the configurat
     carried = None if face.method is None else found.get(face.method)
     if carried is None:
         carried = method.encode("latin-1")
-    if not _METHOD.fullmatch(carried):
+    if carried not in _COMMON_METHODS and not _METHOD.fullmatch(carried):
         raise RequestError("invalid_request")
     cost = _cost(found[b"x-quotas-cost"]) if trusted and b"x-quotas-cost" in found else None
     if face.target is not None:

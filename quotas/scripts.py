@@ -10,6 +10,7 @@ from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
 from struct import pack, unpack_from
+from typing import NamedTuple
 
 from quotas import windows
 from quotas.decisions import Decision, Layout, Memory, Standing, layout_of
@@ -170,8 +171,7 @@ class Once:
         return cls(digest[:_DIGEST], within_us)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Take:
+class Take(NamedTuple):  # A tuple: each check makes one, at a third of a dataclass's cost.
     """What one take asks. `now_us` picks the calendar windows; the server's clock decides unless `own_clock`.
 
     `generation` 0 is for a state that no client's record belongs to. `test` takes from the state of the client's test

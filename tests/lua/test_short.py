@@ -33,18 +33,18 @@ def test_what_is_common_is_answered_on_it(redis_url: str) -> None:
         await store.call("HSET", record_key("cl_test"), "generation", 1)
         assert (await ask(store))[:2] == [1, NOW_US]
         for after_us, cost, outcome in ((0, 1, 1), (0, 0, 1), (500_000, 99, 0), (HOUR_US, 8, 1), (2 * HOUR_US, 4, 0)):
-            reply = await ask(store, replace(ASKED, now_us=NOW_US + after_us, cost=cost))
+            reply = await ask(store, ASKED._replace(now_us=NOW_US + after_us, cost=cost))
             assert reply[:2] == [outcome, NOW_US + after_us]
             assert len(reply) == 2 + 3 * len(ALL)
         # On the server's clock, with a history, of nobody's, with limits that are not about this, and after a month.
         await store.call("HSET", record_key("cl_other"), "generation", 1)
-        assert (await ask(store, replace(ASKED, client_id="cl_other", own_clock=False), BUCKET))[0] == 1
-        assert (await ask(store, replace(ASKED, keep_s=60, now_us=NOW_US + 3 * HOUR_US)))[0] == 0
-        assert (await ask(store, replace(ASKED, client_id="ip_1", generation=0, keep_s=60)))[0] == 1
-        skipped = await ask(store, replace(ASKED, now_us=NOW_US + 3 * HOUR_US, skipped=frozenset({"never", "day"})))
+        assert (await ask(store, ASKED._replace(client_id="cl_other", own_clock=False), BUCKET))[0] == 1
+        assert (await ask(store, ASKED._replace(keep_s=60, now_us=NOW_US + 3 * HOUR_US)))[0] == 0
+        assert (await ask(store, ASKED._replace(client_id="ip_1", generation=0, keep_s=60)))[0] == 1
+        skipped = await ask(store, ASKED._replace(now_us=NOW_US + 3 * HOUR_US, skipped=frozenset({"never", "day"})))
         assert len(skipped) == 2 + 3 * 3
-        assert (await ask(store, replace(ASKED, now_us=NOW_US + 40 * 24 * HOUR_US)))[0] == 0
-        assert await ask(store, replace(ASKED, client_id="cl_nobody")) == [scripts.STALE]
+        assert (await ask(store, ASKED._replace(now_us=NOW_US + 40 * 24 * HOUR_US)))[0] == 0
+        assert await ask(store, ASKED._replace(client_id="cl_nobody")) == [scripts.STALE]
 
     with_store(redis_url, work)
 
@@ -52,9 +52,9 @@ def test_what_is_common_is_answered_on_it(redis_url: str) -> None:
 @pytest.mark.parametrize(
     ("asked", "limits"),
     [
-        (replace(ASKED, now_us=NOW_US - 1), ALL),
-        (replace(ASKED, generation=2), ALL),
-        (replace(ASKED, once=Once("digest", 1_000_000)), ALL),
+        (ASKED._replace(now_us=NOW_US - 1), ALL),
+        (ASKED._replace(generation=2), ALL),
+        (ASKED._replace(once=Once("digest", 1_000_000)), ALL),
         (ASKED, ALL[:-1]),
         (ASKED, (*ALL, DAY)),
         (ASKED, (replace(BUCKET, rule=Bucket(count=6, period_us=1_000_000, burst=10)), *ALL[1:])),

@@ -22,13 +22,16 @@ from quotas.metrics import Metrics
 from quotas.planbook import Planbook, PlanInForce
 from quotas.plans import Config, Plan, Preflight, StoreErrorPolicy
 from quotas.refusals import Refusals
-from quotas.registry import Identity, Status
+from quotas.registry import HOUR_US, Identity, Status
 from quotas.requests import CheckRequest
 from quotas.scripts import STALE, TAKE, WINDOWS, Once, PackedPlan, Take, decision_of, take, take_words
 from quotas.store import Store, deadline
 
 LOG_EVERY_S = 10.0
 """Least time between two log lines about a store that does not answer."""
+
+MAX_READY = 10_000
+"""Credentials whose next take a worker keeps packed; with more it starts over. Each is about 1 kB."""
 
 log = logging.getLogger("quotas.checks")
 
@@ -55,7 +58,7 @@ class Reason(Enum):
     @classmethod
     def of(cls, decision: Decision) -> "Reason | None":
         """Why a decision refuses; None when it allows."""
-        if decision.outcome is Outcome.TAKEN:
+        if decision.allowed:
             return None
         if decision.outcome is Outcome.NEVER:
             return cls.COST_EXCEEDS_LIMIT
@@ -85,6 +88,20 @@ class _Asked(NamedTuple):
     identity: Identity
     plan: PackedPlan
     take: Take
+
+
+class _Ready(NamedTuple):
+    """The take that every plain check of one credential comes down to, from `from_us` on and before `until_us`.
+
+    Plain is what the plan decides by the client alone: no cost is said, and no limit or cost is about a path. It was
+    made for the identity `asked.loaded` under `config`; another of either has another take.
+    """
+
+    asked: _Asked
+    packed: bytes
+    config: Config
+    from_us: int
+    until_us: int
 
 
 class Checks:
@@ -121,6 +138,7 @@ class Checks:
         self._untold = 0
         self._tell_at = -math.inf
         self._going_on: set[asyncio.Task[None]] = set()
+        self._ready: dict[str, _Ready] = {}
 
     async def check(
         self,
@@ -168,6 +186,15 @@ class Checks:
         if known is None:
             return False
         digest, identity = known
+        ready = self._ready.get(digest) if request.is_plain else None
+        if (
+            ready is not None
+            and ready.asked.loaded is identity
+            and ready.config is self._planbook.config
+            and ready.from_us <= now_us < ready.until_us
+        ):
+            self._take_then(request, nobody, ready.asked, ready.packed, begun, done)
+            return True
         try:
             asked = self._asked(request, digest, identity, now_us, sure=nobody is not None)
         except RequestError as error:
@@ -177,14 +204,29 @@ class Checks:
         if isinstance(asked, Answer):
             done(self._counted(asked, begun))
             return True
-        self._take_then(request, nobody, asked, begun, done)
+        packed = TAKE.packed(*take_words(asked.plan, asked.take, now_us))
+        self._keep_ready(request, asked, packed, now_us)
+        self._take_then(request, nobody, asked, packed, begun, done)
         return True
 
-    def _take_then(
+    def _keep_ready(self, request: CheckRequest, asked: _Asked, packed: bytes, now_us: int) -> None:
+        """Keep a take for the next check of this credential, if that will be the same one."""
+        in_force = self._in_force(asked.loaded, now_us)
+        if not request.is_plain or self._clock_decides or in_force is None or in_force.plan.asks_for_paths:
+            return
+        # A key is noted once an hour, so nothing is kept over the hour.
+        ends = (in_force.until_us, asked.loaded.expires_at_us, now_us // HOUR_US * HOUR_US + HOUR_US)
+        until_us = min(asked.plan.until_us(now_us), *(end for end in ends if end is not None))
+        if len(self._ready) >= MAX_READY:
+            self._ready.clear()
+        self._ready[asked.digest] = _Ready(asked, packed, self._planbook.config, now_us, until_us)
+
+    def _take_then(  # noqa: PLR0913, PLR0917 # What the reply has to find again.
         self,
         request: CheckRequest,
         nobody: Identity | None,
-        asked: "_Asked",
+        asked: _Asked,
+        packed: bytes,
         begun: float,
         done: Callable[[Answer | Exception], object],
     ) -> None:
@@ -204,11 +246,11 @@ class Checks:
                 done(self._counted(answer, begun))
 
         try:
-            self._store.run_then(TAKE, TAKE.packed(*take_words(asked.plan, asked.take, asked.take.now_us)), told)
+            self._store.run_then(TAKE, packed, told)
         except StoreUnavailableError as error:
             told(error)
 
-    def _told(self, request: CheckRequest, asked: "_Asked", reply: Any, begun: float) -> Answer | None:
+    def _told(self, request: CheckRequest, asked: _Asked, reply: Any, begun: float) -> Answer | None:
         """What a reply to a take makes of the check; None when it must be asked again by who can wait."""
         if isinstance(reply, StoreUnavailableError):
             return self._unanswered(request, reply, asked.loaded)
@@ -373,7 +415,7 @@ class Checks:
 
     def _asked(
         self, request: CheckRequest, digest: str, loaded: Identity, now_us: int, *, sure: bool
-    ) -> "_Asked | Answer | None":
+    ) -> _Asked | Answer | None:
         """The take that a check comes down to, or the answer where there is none; raises RequestError.
 
         None is that it depends on an identity that may be out of date; one that was loaded for this check is `sure`.
@@ -393,18 +435,20 @@ class Checks:
             return _lacking(identity, required) if sure else None
         return _Asked(digest, loaded, identity, in_force.packed, asked)
 
-    def _decided(self, asked: "_Asked", decision: Decision) -> Answer:
+    def _decided(self, asked: _Asked, decision: Decision) -> Answer:
         if not decision.repeated:
-            self._count(decision, asked.identity, asked.take)
+            self._count(decision, asked)
         return Answer(Reason.of(decision), asked.identity, decision)
 
-    def _count(self, decision: Decision, identity: Identity, asked: Take) -> None:
+    def _count(self, decision: Decision, asked: _Asked) -> None:
         """Count what an allowed check took, that one was refused, and what limits that do not refuse have seen."""
-        client, cost = identity.client, asked.cost
+        client, cost = asked.identity.client, asked.take.cost
         if decision.allowed:
             self._metrics.units(client, cost)
-        elif asked.keep_s:
-            self._refusals.note(client, _OUTCOMES[Reason.of(decision)], decision.at_us, asked.keep_s)
+        elif asked.take.keep_s:
+            self._refusals.note(client, _OUTCOMES[Reason.of(decision)], decision.at_us, asked.take.keep_s)
+        if asked.plan.only_enforces:
+            return
         for standing in decision.standings:
             mode = standing.limit.mode
             if mode is Mode.SHADOW and standing.retry_after_us != 0:

@@ -73,7 +73,7 @@ class Decision(NamedTuple):  # A tuple for the same reason.
     @property
     def allowed(self) -> bool:
         """Whether the cost was taken (or, at cost 0, could be looked at)."""
-        return self.outcome is Outcome.TAKEN
+        return self.binding is None
 
     @classmethod
     def of(cls, at_us: int, standings: Sequence[Standing]) -> "Decision":

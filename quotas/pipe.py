@@ -13,7 +13,7 @@ about a reply is done in the turn of the event loop that brought it.
 import asyncio
 from collections import deque
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, cast
 
 import hiredis
@@ -37,7 +37,7 @@ class Call:
     future: asyncio.Future[Any] | None = None
     script: str | None = None
     expected: int = 1
-    found: list[Any] = field(default_factory=list)
+    found: list[Any] | None = None
 
     def is_awaited(self) -> bool:
         """Whether somebody still waits for the reply."""
@@ -97,7 +97,7 @@ class Pipe(asyncio.Protocol):
                     return
                 call = line[0]
                 if call.expected > 1:
-                    call.found.append(reply)
+                    call.found = [*(call.found or ()), reply]
                     if len(call.found) < call.expected:
                         continue
                     reply = call.found

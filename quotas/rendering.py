@@ -40,6 +40,9 @@ from refusing. A whole header block stays below 2 kB with them: nginx reads at m
 _MAX_KNOWN = 4096
 """Limits whose texts a worker keeps."""
 
+_MAX_IDENTITIES = 10_000
+"""Identities whose lines a worker keeps."""
+
 _NO_BODY = b"content-length: 0\r\n"
 
 _STORE_RETRY_S = 1
@@ -164,12 +167,23 @@ def _identity(identity: Identity | None) -> bytes:
     """Identity for the upstream: always there, empty when unknown, so that a forged copy never gets through."""
     if identity is None:
         return b"x-quotas-client: \r\nx-quotas-plan: \r\nx-quotas-subject: \r\n"
+    kept = _identities.get(id(identity))
+    if kept is not None:
+        return kept[1]
     client = identity.client
     values = (_field(client.name), client.plan.encode(), _field(identity.subject))
-    return b"x-quotas-client: %b\r\nx-quotas-plan: %b\r\nx-quotas-subject: %b\r\n" % values
+    lines = b"x-quotas-client: %b\r\nx-quotas-plan: %b\r\nx-quotas-subject: %b\r\n" % values
+    if len(_identities) >= _MAX_IDENTITIES:
+        _identities.clear()
+    _identities[id(identity)] = (identity, lines)
+    return lines
 
 
-@lru_cache(16_384)
+_identities: dict[int, tuple[Identity, bytes]] = {}
+"""Lines by the id of an identity, which is held with them, so that no other has its id meanwhile."""
+
+
+@lru_cache(4096)
 def _field(name: str) -> bytes:
     """A name as a field value."""
     return encoded(name).encode()

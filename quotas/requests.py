@@ -36,6 +36,11 @@ class CheckRequest(NamedTuple):  # A tuple: each check makes one, at a third of 
     scopes: frozenset[str] = NONE
     look: bool = False
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it asks for nothing but what its plan says of its method and target."""
+        return self.cost is None and self.request_id is None and not self.scopes and not self.look
+
     def __repr__(self) -> str:
         return f"CheckRequest(method={self.method!r}, cost={self.cost!r}, scopes={self.scopes!r}, look={self.look!r})"
 

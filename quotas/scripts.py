@@ -13,7 +13,7 @@ from struct import pack, unpack_from
 from typing import NamedTuple
 
 from quotas import windows
-from quotas.decisions import Decision, Layout, Memory, Standing, layout_of
+from quotas.decisions import Decision, Layout, Memory, Outcome, Standing, layout_of
 from quotas.errors import StoreUnavailableError
 from quotas.limits import Bucket, Limit, Mode, Per
 from quotas.store import Script, Store
@@ -126,6 +126,11 @@ class PackedLimits:
         self._rules[skipped] = (begin_us, end_us, packed)
         return packed
 
+    def until_us(self, now_us: int) -> int:
+        """Until when the rules of a check that all of these limits are about stay as they are at `now_us`."""
+        self.rules(now_us, frozenset())
+        return self._rules[frozenset()][1]
+
 
 def _layout(limit: Limit) -> bytes:
     name = limit.name.encode()
@@ -143,6 +148,7 @@ class PackedPlan:
         self.per_client = PackedLimits([limit for limit in limits if limit.per is Per.CLIENT])
         self.per_key = PackedLimits([limit for limit in limits if limit.per is Per.KEY])
         self.limits = self.per_client.limits + self.per_key.limits
+        self.only_enforces = all(limit.mode is Mode.ENFORCE for limit in limits)
 
     @cached_property
     def fingerprint(self) -> bytes:
@@ -155,6 +161,10 @@ class PackedPlan:
         if not self.per_key.limits:
             return words
         return (*words, self.per_key.layout, self.per_key.rules(now_us, skipped))
+
+    def until_us(self, now_us: int) -> int:
+        """Until when the rules of a check that all limits are about stay as they are now."""
+        return min(each.until_us(now_us) for each in (self.per_client, self.per_key))
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,6 +344,8 @@ def decision_of(plan: PackedPlan, asked: Take, reply: list[int]) -> Decision:
         Standing(limit, left, None if reset < 0 else reset, None if retry < 0 else retry)
         for limit, left, reset, retry in zip(limits, reply[2::3], reply[3::3], reply[4::3], strict=True)
     ]
+    if reply[0] == TAKEN and plan.only_enforces:
+        return Decision(reply[1], Outcome.TAKEN, tuple(standings))  # None of them waits, or it had not been taken.
     decision = Decision.of(reply[1], standings)
     assert decision.allowed == (reply[0] != REFUSED), "the script and the decision agree on who may pass"
     return decision._replace(repeated=True) if reply[0] == REPEATED_TAKE else decision

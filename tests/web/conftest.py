@@ -1,4 +1,4 @@
-"""A server of the test's own, to be stalled and killed."""
+"""A server of the test's own, to be stalled and killed; and each test over both roads of a check."""
 
 import os
 import signal
@@ -6,11 +6,29 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from redis import Redis
 
 from quotas import embedded
+
+from . import wire
+
+ONE_ROAD = {"test_admin", "test_audit", "test_fuzz", "test_memory", "test_operations", "test_self_service"}
+"""Modules that ask other paths than a check's, or the application itself."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    one = metafunc.module.__name__.rpartition(".")[2] in ONE_ROAD
+    metafunc.parametrize("road", [wire.ASGI] if one else [wire.ASGI, wire.HOT], indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def road(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Which way the checks of this test go."""
+    with patch.object(wire, "road", request.param):
+        yield request.param
 
 
 class Server:

@@ -15,6 +15,8 @@ from quotas.registry import Registry
 from quotas.settings import Settings
 from quotas.store import Store
 
+from .wire import transport
+
 PATIENCE_MS = 30_000
 """The store's deadline where no test is about it: a bound, never an expectation."""
 
@@ -87,8 +89,8 @@ async def service(  # noqa: PLR0913 # One parameter for each thing that a test m
             """As a server does it: each request sees a copy of the lifespan's state."""
             await application({**scope, "state": dict(state or {})}, receive, send)
 
-        transport = httpx.ASGITransport(with_state)
-        http = await stack.enter_async_context(httpx.AsyncClient(transport=transport, base_url="http://quotas"))
+        way = transport(application, with_state, dict(state or {}), peer="127.0.0.1")
+        http = await stack.enter_async_context(httpx.AsyncClient(transport=way, base_url="http://quotas"))
         store = await stack.enter_async_context(Store(redis_url))
         clients = Clients(Registry(store), config=config, brand=settings.key_brand, pepper=pepper, clock=clock)
         yield Service(http, clients, store, with_state)

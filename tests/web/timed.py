@@ -22,6 +22,7 @@ from quotas.store import Store
 from quotas.web import Services
 
 from .serving import NO_UPKEEP_S, PATIENCE_MS, samples
+from .wire import transport
 
 SECOND_US = 1_000_000
 STRANGER = "203.0.113.9"
@@ -130,8 +131,8 @@ async def timed(
             await application({**scope, "state": dict(state)}, receive, send)
 
         async def client(peer: str) -> httpx.AsyncClient:
-            transport = httpx.ASGITransport(with_state, client=(peer, 1234))
-            return await stack.enter_async_context(httpx.AsyncClient(transport=transport, base_url="http://quotas"))
+            way = transport(application, with_state, dict(state), peer=peer)
+            return await stack.enter_async_context(httpx.AsyncClient(transport=way, base_url="http://quotas"))
 
         store = await stack.enter_async_context(Store(redis_url))
         clients = Clients(Registry(store), config=config, brand=settings.key_brand, pepper=None, clock=clock)

@@ -15,7 +15,15 @@ from quotas import embedded
 
 from . import wire
 
-ONE_ROAD = {"test_admin", "test_audit", "test_fuzz", "test_memory", "test_operations", "test_self_service"}
+ONE_ROAD = {
+    "test_admin",
+    "test_audit",
+    "test_fuzz",
+    "test_memory",
+    "test_operations",
+    "test_roads",
+    "test_self_service",
+}
 """Modules that ask other paths than a check's, or the application itself."""
 
 

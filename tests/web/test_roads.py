@@ -1,0 +1,277 @@
+"""The hot road is taken when it can be, gives the same bytes as the long one, and ends as uvicorn's connections do."""
+
+import asyncio
+import logging
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+from store.proxy import Proxy, proxy
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from quotas.hot_road import HotRoad
+
+from .timed import Timed, noon, timed
+
+PATIENCE_S = 30
+PLANS = """
+plans:
+  plan:
+    limits:
+      hourly: {rate: 10/hour, burst: 10}
+      monthly: {quota: 1000/month}
+      tried: {quota: 5/day, mode: shadow}
+  pathly:
+    limits:
+      search: {quota: 5/day, match: {path: /search/*}}
+    costs: [{path: /dear, cost: 4}]
+anonymous: {plan: plan}
+"""
+
+
+class Connection:
+    """One connection to a protocol, and how it is asked over it."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, protocol: Any) -> None:
+        self.reader, self.writer, self.protocol = reader, writer, protocol
+
+    def send(self, *lines: str, target: str = "/check", method: str = "GET") -> None:
+        self.writer.write("\r\n".join([f"{method} {target} HTTP/1.1", *lines, "", ""]).encode())
+
+    async def answer(self, *, head: bool = False) -> bytes:
+        """The bytes of the next answer."""
+        async with asyncio.timeout(PATIENCE_S):
+            top = await self.reader.readuntil(b"\r\n\r\n")
+            length = int(top.partition(b"content-length: ")[2].partition(b"\r\n")[0])
+            return top + (b"" if head else await self.reader.readexactly(length))
+
+    async def ended(self) -> bool:
+        async with asyncio.timeout(PATIENCE_S):
+            return await self.reader.read() == b""
+
+
+class NoAppError(Exception):
+    """The application was asked."""
+
+
+async def no_app(_scope: object, _receive: object, _send: object) -> None:
+    raise NoAppError
+
+
+@asynccontextmanager
+async def connection(worker: Timed, protocol_class: Any = HotRoad, app: Any = no_app) -> AsyncIterator[Connection]:
+    config = uvicorn.Config(
+        app, http=protocol_class, ws="none", lifespan="off", log_config=None, access_log=False, server_header=False
+    )
+    config.load()
+    state = ServerState()
+    state.default_headers = [(b"date", b"Wed, 10 Jun 2026 12:00:00 GMT")]
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)  # noqa: FBT003 # As it is called.
+    _, protocol = await asyncio.get_running_loop().connect_accepted_socket(
+        lambda: protocol_class(config, state, {"services": worker.services}), theirs
+    )
+    reader, writer = await asyncio.open_connection(sock=ours)
+    try:
+        yield Connection(reader, writer, protocol)
+    finally:
+        writer.close()
+        async with asyncio.timeout(PATIENCE_S):
+            while state.connections:
+                await asyncio.sleep(0)
+
+
+def application(worker: Timed) -> Any:
+    """The worker's application as uvicorn asks it."""
+    way: Any = worker.http._transport  # noqa: SLF001 # httpx does not show it.
+    return way.app
+
+
+async def known(worker: Timed, plan: str = "plan") -> str:
+    """The secret of a key that the worker knows, as a header line."""
+    secret = await worker.key(plan, plan)
+    await worker.check(secret, cost=0)
+    return f"X-API-Key: {secret}"
+
+
+ASKED: list[tuple[str, str, list[str]]] = [
+    ("GET", "/check", []),
+    ("HEAD", "/check/nginx", []),
+    ("POST", "/check/envoy/a%2fb?c=d", ["Content-Length: 0"]),
+    ("GET", "/check", ["X-Quotas-Cost: 11"]),
+    ("GET", "/check", ["X-Quotas-Cost: x"]),
+    ("GET", "/check", ["Authorization: Bearer other"]),
+    ("HEAD", "/check", ["Authorization: Bearer other"]),
+    ("GET", "/check/nginx", ["Authorization: Bearer other"]),
+    ("GET", "/check", ["Connection: close"]),
+]
+
+
+@pytest.mark.parametrize(("method", "target", "lines"), ASKED, ids=range(len(ASKED)))
+def test_a_check_of_a_known_key_asks_no_application_and_reads_the_same_on_both_roads(
+    redis_url: str, method: str, target: str, lines: list[str]
+) -> None:
+    async def work() -> None:
+        async with timed(redis_url, PLANS, noon()) as worker:
+            key = await known(worker)
+            answers = []
+            for protocol_class, app in ((HotRoad, no_app), (HttpToolsProtocol, application(worker))):
+                look = [] if any("Cost" in line for line in lines) else ["X-Quotas-Cost: 0"]
+                async with connection(worker, protocol_class, app) as asked:
+                    asked.protocol.client = ("127.0.0.1", 1)
+                    asked.send(key, *look, *lines, target=target, method=method)
+                    answers.append(await asked.answer(head=method == "HEAD"))
+            assert answers[0] == answers[1]
+            assert b"500" not in answers[0].splitlines()[0]
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize("plan", ["plan", "pathly"])
+def test_the_same_take_is_asked_again_as_long_as_it_is_the_same(redis_url: str, plan: str) -> None:
+    """Of the path, of a cost that is said, of the hour, of a reload: whatever makes another take is seen."""
+
+    async def work() -> None:
+        clock = noon()
+        async with timed(redis_url, PLANS, clock, clock_decides=False) as worker, connection(worker) as asked:
+            key = await known(worker, plan)
+            name = b"monthly" if plan == "plan" else b"search"
+            before = 1000 if plan == "plan" else 5
+
+            async def left(*lines: str) -> int:
+                asked.send(key, *lines)
+                answer = await asked.answer()
+                assert answer.startswith(b"HTTP/1.1 200"), answer
+                return int(answer.partition(b'"' + name + b'";r=')[2].partition(b";")[0])
+
+            search = ["X-Forwarded-Uri: /search/x"]
+            assert [await left(*search) for _ in range(3)] == [before - 1, before - 2, before - 3]
+            if plan == "pathly":
+                asked.send(key, "X-Forwarded-Uri: /other")
+                assert b"ratelimit:" not in await asked.answer()
+            clock.go_on(3600)
+            assert await left(*search) == before - 4
+            worker.use(PLANS.replace("1000/month", "2000/month").replace("5/day, match", "9/day, match"))
+            assert await left(*search) == (2000 - 5 if plan == "plan" else 9 - 5)
+
+    asyncio.run(work())
+
+
+def test_who_needs_more_than_a_take_goes_the_long_way(redis_url: str) -> None:
+    async def work() -> None:
+        async with timed(redis_url, PLANS, noon()) as worker:
+            secret = await worker.key()
+            async with connection(worker) as asked:
+                asked.send(f"X-API-Key: {secret}")
+                assert (await asked.answer()).startswith(b"HTTP/1.1 500")  # The application of this test fails.
+            async with connection(worker, app=application(worker)) as asked:
+                for line, status in ((f"X-API-Key: {secret}", b"200"), ("X-API-Key: none", b"401")):
+                    asked.send(line)
+                    assert (await asked.answer()).split(b" ")[1] == status
+
+    asyncio.run(work())
+
+
+def test_a_key_that_was_revoked_is_found_out_by_the_take(redis_url: str) -> None:
+    async def work() -> None:
+        async with timed(redis_url, PLANS, noon()) as worker, connection(worker) as asked:
+            key = await known(worker)
+            asked.send(key)
+            assert (await asked.answer()).startswith(b"HTTP/1.1 200")
+            (found,) = await worker.clients.keys_of("plan")
+            await worker.clients.revoke_key(found.id)
+            asked.send(key)
+            assert (await asked.answer()).startswith(b"HTTP/1.1 401")
+
+    asyncio.run(work())
+
+
+def test_a_fault_in_here_is_an_answer_and_a_log_line(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    async def work() -> None:
+        async with timed(redis_url, PLANS, noon()) as worker, connection(worker) as asked:
+            key = await known(worker)
+            for place in ("quotas.hot_road.check_response", "quotas.checks.decision_of", "quotas.requests.read"):
+                with monkeypatch.context() as patched:
+                    patched.setattr(place, broken)
+                    asked.send(key)
+                    assert (await asked.answer()).startswith(b"HTTP/1.1 500")
+            asked.send(key)
+            assert (await asked.answer()).startswith(b"HTTP/1.1 200")
+            assert await worker.store.call("PING") == b"PONG"
+
+    with caplog.at_level(logging.ERROR, "uvicorn.error"):
+        asyncio.run(work())
+    assert [record.message for record in caplog.records] == ["Exception in a check"] * 3
+
+
+class TestEnd:
+    @pytest.mark.parametrize("stop", ["the client", "the server"])
+    def test_with_a_check_under_way(self, redis_url: str, tmp_path: Path, stop: str) -> None:
+        """A client that goes away gets nothing and harms nobody; a server that stops answers first."""
+
+        async def work(passing: Proxy) -> None:
+            async with timed(passing.url, PLANS, noon()) as worker, connection(worker) as other:
+                key = await known(worker)
+                async with connection(worker) as asked:
+                    passing.gate.clear()
+                    sent = passing.count(b"EVALSHA")
+                    asked.send(key)
+                    await passing.until(b"EVALSHA", times=sent + 1)
+                    if stop == "the server":
+                        asked.protocol.shutdown()
+                        passing.gate.set()
+                        assert b"\r\nconnection: close\r\n" in await asked.answer()
+                        assert await asked.ended()
+                passing.gate.set()
+                other.send(key)
+                assert b'"monthly";r=998' in await other.answer()
+                other.protocol.shutdown()
+                assert await other.ended()
+
+        async def run() -> None:
+            async with proxy(redis_url, tmp_path) as passing:
+                await work(passing)
+
+        asyncio.run(run())
+
+    def test_an_idle_connection_is_closed_in_time_and_one_in_use_is_not(self, redis_url: str) -> None:
+        async def work() -> None:
+            async with timed(redis_url, PLANS, noon()) as worker, connection(worker) as asked:
+                key = await known(worker)
+                asked.protocol.timeout_keep_alive = 0.1
+                for _ in range(4):
+                    await asyncio.sleep(0.05)
+                    asked.send(key)
+                    assert (await asked.answer()).startswith(b"HTTP/1.1 200")
+                asked.writer.write(b"GET /check HTTP/1.1\r\n")  # A request has begun: it has all the time it wants.
+                await asyncio.sleep(0.3)
+                asked.writer.write(f"{key}\r\n\r\n".encode())
+                assert (await asked.answer()).startswith(b"HTTP/1.1 200")
+                assert await asked.ended()
+
+        asyncio.run(work())
+
+
+def test_a_store_that_does_not_answer_in_time_leaves_it_to_the_plan(redis_url: str, tmp_path: Path) -> None:
+    async def work() -> None:
+        async with proxy(redis_url, tmp_path) as passing, timed(passing.url, PLANS, noon()) as worker:
+            key = await known(worker)
+            async with connection(worker) as asked:
+                passing.cut()
+                passing.fate = lambda _: b"-ERR broken\r\n"
+                asked.send(key)
+                answer = await asked.answer()
+                assert answer.startswith(b"HTTP/1.1 503")
+                assert b"x-quotas-reason: store_unavailable" in answer
+
+    asyncio.run(work())

@@ -39,8 +39,8 @@ check: setup  ## Lint, formatting, types, and who may import whom.
 test: setup  ## Run all tests.
 	$(BIN)/python -m pytest
 
-soak: setup  ## Fuzz 100,000 checks and flood a worker with millions of bad credentials; half an hour.
-	HYPOTHESIS_PROFILE=soak nice $(BIN)/python -m pytest -s tests/web/test_fuzz.py tests/web/test_memory.py
+soak: setup  ## Fuzz 100,000 checks and takes, and flood a worker with millions of bad credentials; half an hour.
+	HYPOTHESIS_PROFILE=soak nice $(BIN)/python -m pytest -s tests/store/test_fuzz.py tests/web/test_fuzz.py tests/web/test_memory.py
 
 load: setup  ## Put load on a service for 20 seconds and hold the answers against the plan.
 	$(BIN)/python -m loadtests.run

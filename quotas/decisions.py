@@ -47,11 +47,12 @@ class Standing(NamedTuple):  # A tuple: each check makes one for each limit, at 
 
         At most 1 microsecond late: it is told from the whole tokens missing.
         """
-        rule = self.limit.rule
-        if isinstance(rule, Quota) or not self.reset_after_us:
-            return self.reset_after_us
-        whole = rule.burst - self.remaining - 1
-        return max(1, self.reset_after_us - whole * rule.grains // rule.refill)
+        limit, remaining, reset_after_us, _ = self
+        rule = limit.rule
+        if not reset_after_us or isinstance(rule, Quota):
+            return reset_after_us
+        whole = rule.burst - remaining - 1
+        return max(1, reset_after_us - whole * rule.grains // rule.refill) if whole else reset_after_us
 
 
 class Decision(NamedTuple):  # A tuple for the same reason.

@@ -179,13 +179,11 @@ class _Check:
             response = _FAILED
         if self.disconnected:
             return
-        lines = [STATUS_LINE[response.status]]
-        lines += [b"%b: %b\r\n" % field for field in road.server_state.default_headers]
-        lines += (response.head, b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
-        if self._method != "HEAD":
-            lines.append(response.body)
+        end = b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n"
+        body = b"" if self._method == "HEAD" else response.body
+        stamp = _STAMP.lines(road.server_state.default_headers)
         self.response_complete = True
-        road.transport.write(b"".join(lines))
+        road.transport.write(b"".join((STATUS_LINE[response.status], stamp, response.head, end, body)))
         if not self.keep_alive:
             road.transport.close()
         road.answered()
@@ -193,7 +191,23 @@ class _Check:
     def _rendered(self, answer: Answer | Exception) -> Response:
         if isinstance(answer, Exception):
             raise answer
-        return check_response(answer, self._face, self._road.services.planbook.config.headers, method=self._method)
+        style = self._road.services.planbook.config.headers
+        return check_response(answer, self._face, style, method=self._method)
 
 
+class _Stamp:
+    """The lines that uvicorn puts before every answer's own, such as `date`; it makes them anew each second."""
+
+    def __init__(self) -> None:
+        self._fields: object = None
+        self._lines = b""
+
+    def lines(self, fields: list[tuple[bytes, bytes]]) -> bytes:
+        """These fields as lines."""
+        if fields is not self._fields:
+            self._fields, self._lines = fields, b"".join([b"%b: %b\r\n" % field for field in fields])
+        return self._lines
+
+
+_STAMP = _Stamp()
 _UNAWAITED = _Unawaited()

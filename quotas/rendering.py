@@ -199,25 +199,35 @@ def limit_lines(decision: Decision, style: HeaderStyle) -> bytes:
 
     A limit in shadow mode is tried out before anyone feels it, so nobody is told of it.
     """
-    seen, policies, limits = [], [], []
+    policies, limits = [], []
+    at_us = decision.at_us
     for standing in decision.standings:
-        told = _known.get(id(standing.limit)) or _told(standing.limit)
-        if not told.is_shadow:
-            seen.append(standing)
-            policies.append(told.policy or told.of_window(standing, decision.at_us))
-            limits.append(_standing(standing, told))
-    if not seen:
+        limit, left, _, _ = standing
+        told = _known.get(id(limit)) or _told(limit)
+        if told.is_shadow:
+            continue
+        policies.append(told.policy or told.of_window(standing, at_us))
+        if not 0 <= left <= _LARGEST:
+            left = max(0, min(left, _LARGEST))
+        next_us = standing.next_unit_after_us
+        limits.append(f"{told.name};r={left}" if next_us is None else f"{told.name};r={left};t={_seconds(next_us)}")
+    if not limits:
         return b""
     lines = b""
     if style is not HeaderStyle.LEGACY:
-        policy, limit = ", ".join(policies), ", ".join(limits)
-        if len(policy) + len(limit) > MAX_FIELDS:
-            kept = _kept(policies, limits, _nearest(decision, seen))
-            policy, limit = ", ".join([policies[at] for at in kept]), ", ".join([limits[at] for at in kept])
-        lines = f"ratelimit-policy: {policy}\r\nratelimit: {limit}\r\n".encode()
+        asked, now = ", ".join(policies), ", ".join(limits)
+        if len(asked) + len(now) > MAX_FIELDS:
+            kept = _kept(policies, limits, _nearest(decision, _seen(decision)))
+            asked, now = ", ".join([policies[at] for at in kept]), ", ".join([limits[at] for at in kept])
+        lines = f"ratelimit-policy: {asked}\r\nratelimit: {now}\r\n".encode()
     if style is not HeaderStyle.DRAFT:
+        seen = _seen(decision)
         lines += _legacy(seen[_nearest(decision, seen)[0]], decision.at_us)
     return lines
+
+
+def _seen(decision: Decision) -> list[Standing]:
+    return [standing for standing in decision.standings if standing.limit.mode is not Mode.SHADOW]
 
 
 def _nearest(decision: Decision, seen: Sequence[Standing]) -> list[int]:
@@ -302,14 +312,6 @@ def _told(limit: Limit) -> _Told:
             _known.clear()
         told = _known[id(limit)] = _Told(limit)
     return told
-
-
-def _standing(standing: Standing, told: _Told) -> str:
-    left = standing.remaining
-    if not 0 <= left <= _LARGEST:
-        left = max(0, min(left, _LARGEST))
-    next_us = standing.next_unit_after_us
-    return f"{told.name};r={left}" if next_us is None else f"{told.name};r={left};t={_seconds(next_us)}"
 
 
 def _seconds(microseconds: int, least: int = 0) -> int:

@@ -3,9 +3,9 @@
 The layouts packed here are described in the headers of `lua/limits.lua` and `lua/usage.lua`; the two change together.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
@@ -334,18 +334,20 @@ def _too_fast() -> StoreUnavailableError:
     return StoreUnavailableError("reply", "the server's clock moves faster than windows can be computed")
 
 
+_standing: Callable[[tuple[object, ...]], Standing] = partial(tuple.__new__, Standing)
+"""A standing of its four values; the constructor of a named tuple is Python, and three of them are felt in a check."""
+
+
 def decision_of(plan: PackedPlan, asked: Take, reply: list[int]) -> Decision:
     """What a reply of `lua/take.lua` means, other than that it was not decided."""
     limits: Sequence[Limit] = plan.limits
     if asked.skipped:
         limits = [limit for limit in limits if limit.name not in asked.skipped]
     assert len(reply) == 2 + 3 * len(limits), "take.lua reports three numbers for each limit that applies"
-    standings = [
-        Standing(limit, left, None if reset < 0 else reset, None if retry < 0 else retry)
-        for limit, left, reset, retry in zip(limits, reply[2::3], reply[3::3], reply[4::3], strict=True)
-    ]
+    numbers = reply if -1 not in reply else [None if number < 0 else number for number in reply]
+    standings = tuple(map(_standing, zip(limits, reply[2::3], numbers[3::3], numbers[4::3], strict=True)))
     if reply[0] == TAKEN and plan.only_enforces:
-        return Decision(reply[1], Outcome.TAKEN, tuple(standings))  # None of them waits, or it had not been taken.
+        return Decision(reply[1], Outcome.TAKEN, standings)  # None of them waits, or it had not been taken.
     decision = Decision.of(reply[1], standings)
     assert decision.allowed == (reply[0] != REFUSED), "the script and the decision agree on who may pass"
     return decision._replace(repeated=True) if reply[0] == REPEATED_TAKE else decision

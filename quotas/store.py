@@ -95,6 +95,7 @@ class Store:
             told = "cannot be read; write it as redis://user:password@host:6379/0, with what is special percent-encoded"
             raise ConfigError("store", [Fault("QUOTAS_REDIS_URL", told)]) from None
         self._patience_s = patience_s
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: list[Call] = []
         self._pipe: Pipe | None = None
         self._flushing = False
@@ -134,8 +135,8 @@ class Store:
         `packed` is from `Script.packed`. `done` is told once, after the store's patience at the latest and never within
         this call; it must not raise. Raises StoreUnavailableError, and then `done` is told nothing.
         """
-        loop = asyncio.get_running_loop()
-        call = Call(packed, done, script=script.source)
+        loop = self._loop or self._running_loop()
+        call = Call(packed, done, None, script.source)
         self._enqueue(call, loop)
         due_at = loop.time() + self._patience_s
         self._due.append((due_at, call))
@@ -156,7 +157,7 @@ class Store:
         await self.call("SCRIPT", "LOAD", script.source)
 
     def _reply_to(self, packed: bytes, *, expected: int = 1, script: str | None = None) -> asyncio.Future[Any]:
-        loop = asyncio.get_running_loop()
+        loop = self._loop or self._running_loop()
         future: asyncio.Future[Any] = loop.create_future()
 
         def resolve(reply: Any) -> None:
@@ -169,6 +170,11 @@ class Store:
 
         self._enqueue(Call(packed, resolve, future, script, expected), loop)
         return future
+
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop of this store, which is asked for once: before Python 3.12 that is a system call."""
+        self._loop = asyncio.get_running_loop()
+        return self._loop
 
     def _enqueue(self, call: Call, loop: asyncio.AbstractEventLoop) -> None:
         pipe = self._pipe

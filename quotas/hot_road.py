@@ -78,6 +78,9 @@ class HotRoad(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Answer a check at once where that is possible; everything else goes on in uvicorn's way."""
+        if self.transport.is_closing():  # What follows the last answer of a connection is not asked.
+            self._is_hot = True
+            return
         self._is_hot = self._allowed and not self._has_body and self._takes()
         if not self._is_hot:
             url, headers, expects = self.url, self.headers, self.expect_100_continue
@@ -90,6 +93,11 @@ class HotRoad(HttpToolsProtocol):
         """End a request; one that was answered here has no body to end."""
         if not self._is_hot:
             super().on_message_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Keep a part of a body for the application."""
+        if not self._is_hot:
+            super().on_body(body)
 
     def _takes(self) -> bool:
         """Whether the request is a check, and its answer is on its way from here."""
@@ -177,7 +185,7 @@ class _Check:
         except Exception:
             road.logger.exception("Exception in a check")
             response = _FAILED
-        if self.disconnected:
+        if self.disconnected or road.transport.is_closing():  # uvicorn says so to the newest request only.
             return
         end = b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n"
         body = b"" if self._method == "HEAD" else response.body

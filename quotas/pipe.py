@@ -44,10 +44,14 @@ class Call:
         return self.done is not None and (self.future is None or not self.future.done())
 
     def tell(self, reply: Any) -> None:
-        """Give the caller its reply, unless it is gone or has been told."""
+        """Give the caller its reply, unless it is gone or has been told. What is wrong with one harms no other."""
         done, self.done = self.done, None
         if done is not None:
-            done(reply)
+            try:
+                done(reply)
+            except Exception as error:  # noqa: BLE001 # Raised here it would end the connection, for all who wait.
+                told = {"message": "a caller of the store failed at its reply", "exception": error}
+                asyncio.get_running_loop().call_exception_handler(told)
 
 
 class Pipe(asyncio.Protocol):

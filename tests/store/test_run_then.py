@@ -130,6 +130,38 @@ def test_a_cut_and_the_end_tell_everybody(redis_url: str, tmp_path: Path) -> Non
     asyncio.run(work())
 
 
+def test_a_caller_that_fails_at_its_reply_harms_no_other(redis_url: str, tmp_path: Path) -> None:
+    """At a reply, at an error, when its time is up and when the connection ends."""
+
+    def broken(_: object) -> None:
+        raise ZeroDivisionError
+
+    async def work() -> None:
+        failures: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context["exception"]))
+        async with proxy(redis_url, tmp_path) as passing, Store(passing.url, patience_s=0.05) as store:
+            await store.load(ECHO)
+
+            def both(word: str) -> Told:
+                store.run_then(ECHO, ECHO.packed((), (word,)), broken)
+                return echo(store, word)
+
+            assert await both("well").first() == b"well"
+            passing.fate = lambda _: b"-ERR no\r\n"
+            assert kind_of(await both("error").first()) == "reply"
+            passing.fate = lambda _: Fate.PASS
+            assert passing.connections == 1
+            passing.gate.clear()
+            assert kind_of(await both("late").first()) == "timeout"
+            told = both("cut")
+            passing.cut()
+            assert kind_of(await told.first()) in {"lost", "timeout"}
+            passing.gate.set()
+        assert [type(failure) for failure in failures] == [ZeroDivisionError] * 4
+
+    asyncio.run(work())
+
+
 def test_a_full_line_and_a_server_that_was_not_there_a_moment_ago_are_said_at_once(
     redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -244,6 +244,48 @@ class TestEnd:
 
         asyncio.run(run())
 
+    def test_with_more_requests_behind_the_one_under_way(self, redis_url: str, tmp_path: Path) -> None:
+        """A connection is not read meanwhile, so that only the answer finds out that nobody is there."""
+
+        async def work(passing: Proxy) -> None:
+            failures: list[Any] = []
+            asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
+            async with timed(passing.url, PLANS, noon()) as worker, connection(worker) as other:
+                key = await known(worker)
+                async with connection(worker) as asked:
+                    passing.gate.clear()
+                    sent = passing.count(b"EVALSHA")
+                    asked.send(key)
+                    asked.send(key)
+                    asked.send(key)
+                    await passing.until(b"EVALSHA", times=sent + 1)
+                    asked.writer.close()
+                    passing.gate.set()
+                other.send(key)
+                assert (await other.answer()).startswith(b"HTTP/1.1 200")
+            assert failures == []
+
+        async def run() -> None:
+            async with proxy(redis_url, tmp_path) as passing:
+                await work(passing)
+
+        asyncio.run(run())
+
+    def test_nothing_is_asked_after_the_last_answer(self, redis_url: str) -> None:
+        async def work() -> None:
+            async with timed(redis_url, PLANS.replace("anonymous: {plan: plan}", ""), noon()) as worker:
+                key = await known(worker)
+                async with connection(worker) as asked:
+                    lines = ["GET /check HTTP/1.1", "Connection: close", "", "GET /check HTTP/1.1", key, "", ""]
+                    asked.writer.write("\r\n".join(lines).encode())
+                    assert (await asked.answer()).startswith(b"HTTP/1.1 401")
+                    assert await asked.ended()
+                async with connection(worker) as asked:
+                    asked.send(key)
+                    assert b'"monthly";r=999' in await asked.answer()
+
+        asyncio.run(work())
+
     def test_an_idle_connection_is_closed_in_time_and_one_in_use_is_not(self, redis_url: str) -> None:
         async def work() -> None:
             async with timed(redis_url, PLANS, noon()) as worker, connection(worker) as asked:

@@ -30,7 +30,7 @@ from quotas.store import Store, deadline
 LOG_EVERY_S = 10.0
 """Least time between two log lines about a store that does not answer."""
 
-MAX_READY = 10_000
+MAX_READY = 20_000
 """Credentials whose next take a worker keeps packed; with more it starts over. Each is about 1 kB."""
 
 log = logging.getLogger("quotas.checks")
@@ -205,7 +205,8 @@ class Checks:
             done(self._counted(asked, begun))
             return True
         packed = TAKE.packed(*take_words(asked.plan, asked.take, now_us))
-        self._keep_ready(request, asked, packed, now_us)
+        if nobody is None:  # An address is somebody new each time.
+            self._keep_ready(request, asked, packed, now_us)
         self._take_then(request, nobody, asked, packed, begun, done)
         return True
 
@@ -235,15 +236,17 @@ class Checks:
         def told(reply: Any) -> None:
             try:
                 answer = self._told(request, asked, reply, take_begun)
+                if answer is not None:
+                    self._counted(answer, begun)
             except Exception as error:  # noqa: BLE001 # Nobody but the caller can be told: the store only reads replies.
                 done(error)
                 return
-            if answer is None:
-                going_on = asyncio.create_task(self._go_on(request, nobody, begun, done))
-                self._going_on.add(going_on)
-                going_on.add_done_callback(self._going_on.discard)
-            else:
-                done(self._counted(answer, begun))
+            if answer is not None:
+                done(answer)
+                return
+            going_on = asyncio.create_task(self._go_on(request, nobody, begun, done))
+            self._going_on.add(going_on)
+            going_on.add_done_callback(self._going_on.discard)
 
         try:
             self._store.run_then(TAKE, packed, told)

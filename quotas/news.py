@@ -13,7 +13,7 @@ worker without a lease reads the notices before it decides.
 2. A notice is added first and the entries are read afterwards. A lease in force at that time came from a beat whose
    entry is therefore among them; a later beat reads the notice.
 3. The giver waits until each entry says that the notice was heard, for as long as a lease lasts and a margin. A worker
-   that has not even beaten in that time is gone, and is taken off the list (`lua/retire.lua`).
+   that has not even beaten in that time is gone, and is taken off the list (`lua/swap.lua`).
 
 Leases are measured by each side's own clock for lengths, never compared between machines; the margin is for clocks
 that run at different speeds. A worker that was stopped and goes on finds its lease over.
@@ -34,7 +34,7 @@ from typing import Self
 
 from quotas import keys
 from quotas.errors import StoreUnavailableError
-from quotas.scripts import RETIRE
+from quotas.scripts import SWAP
 from quotas.store import Store, deadline
 
 STREAM = "q1:{news}"
@@ -170,7 +170,7 @@ async def announce(store: Store, notice: str, *, clock: Callable[[], float] = le
         now = await _listeners(store)
         behind = {worker: entry for worker, entry in behind.items() if worker in now and _heard_of(now[worker]) < given}
     for worker, entry in behind.items():
-        await store.run(RETIRE, (LISTENERS,), (worker, entry))
+        await store.run(SWAP, (LISTENERS,), (worker, entry, ""))
 
 
 async def _listeners(store: Store) -> dict[str, str]:

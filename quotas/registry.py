@@ -31,7 +31,7 @@ import orjson
 from quotas import keys, overrides, scopes
 from quotas.errors import ConflictError
 from quotas.plans import LONGEST_MONTH_DAYS, MAX_KEEP_MONTHS
-from quotas.scripts import AMEND, ENROL, SEEN, key_state_key, record_key, refused_key, state_key, used_key
+from quotas.scripts import AMEND, ENROL, SEEN, SWAP, key_state_key, record_key, refused_key, state_key, used_key
 from quotas.store import Store
 from quotas.tokens import subject_digest
 
@@ -256,7 +256,8 @@ class Registry:
         With the record gone, no worker lets it pass. Its history goes in the same command: what a subject uses that
         comes back under this id is not what it used before.
         """
-        await self._store.call("HSET", _CLIENTS, name, _LEAVING + client_id)
+        if not await self._leave(_CLIENTS, name, client_id):
+            return  # Somebody else has removed it, and the name may be another's by now.
         seconds, _ = await self._store.call("TIME")
         history = _history(client_id, int(seconds) // _DAY_S)
         await self._store.call("UNLINK", record_key(client_id), *_states(client_id), *history)
@@ -266,10 +267,21 @@ class Registry:
             await self._store.call("HDEL", _KEYS, key_id)
         await self._store.call("DEL", _keys_of(client_id))
         async for digest, _ in self._scan(_aliases_of(client_id)):
-            if await self.alias_holder(digest) == client_id:
-                await self._store.call("HDEL", _ALIASES, digest)
+            if await self._leave(_ALIASES, digest, client_id):
+                await self._swap(_ALIASES, digest, _LEAVING + client_id, "")
         await self._store.call("DEL", _aliases_of(client_id))
-        await self._store.call("HDEL", _CLIENTS, name)
+        await self._swap(_CLIENTS, name, _LEAVING + client_id, "")
+
+    async def _leave(self, index: str, field_name: str, client_id: str) -> bool:
+        """Mark an entry of a client as leaving; False when it is not this client's, not even marked already."""
+        marked = _LEAVING + client_id
+        return await self._swap(index, field_name, client_id, marked) or await self._swap(
+            index, field_name, marked, marked
+        )
+
+    async def _swap(self, index: str, field_name: str, seen: str, value: str) -> bool:
+        """Change an entry of an index, or take it away, unless it has changed since it was seen."""
+        return bool(await self._store.run(SWAP, (index,), (field_name, seen, value)))
 
     async def alias(self, digest: str) -> str | None:
         """The id of the client that this subject's tokens count against, when that is not its own."""
@@ -311,9 +323,9 @@ class Registry:
 
     async def _finish_alias(self, client_id: str, digest: str) -> None:
         """Take an alias away. It stays findable until no worker knows it: its revocation may be under way as well."""
-        await self._store.call("HSET", _ALIASES, digest, _LEAVING + client_id)
-        await self.amend(client_id)
-        await self._store.call("HDEL", _ALIASES, digest)
+        if await self._leave(_ALIASES, digest, client_id):
+            await self.amend(client_id)
+            await self._swap(_ALIASES, digest, _LEAVING + client_id, "")
         await self._store.call("HDEL", _aliases_of(client_id), digest)
 
     async def aliases_of(self, client: Client) -> AsyncIterator[Alias]:

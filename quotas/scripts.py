@@ -53,7 +53,7 @@ TAKE = Script("take", _text("short") + LONG_TAKE.source)
 REFUND = Script("refund", _COMMON + _text("refund"))
 AMEND = Script("amend", _text("amend"))
 ENROL = Script("enrol", _text("enrol"))
-RETIRE = Script("retire", _text("retire"))
+SWAP = Script("swap", _text("swap"))
 SEEN = Script("seen", _text("seen"))
 TALLY = Script("tally", _text("tally"))
 

@@ -8,8 +8,10 @@ import io
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -275,3 +277,47 @@ def test_a_subjects_revocation_can_be_asked_again_and_then_holds(redis_url: str,
         assert await revocations.all(0) == []
 
     breaking_off(redis_url, tmp_path, fate, work)
+
+
+def test_who_finishes_a_removal_late_takes_no_newer_client_along(redis_url: str) -> None:
+    """Two delete the same client; before the slower one ends, another client has its name."""
+
+    async def work() -> None:
+        async with Store(redis_url) as store, Store(redis_url) as slow:
+            await store.call("FLUSHALL")
+            operator = clients_on(store)
+            for stops_at in range(2, MOST_COMMANDS):  # After it has looked up whom the name belongs to.
+                await operator.create("acme", "free")
+                await operator.add_alias("acme", ADA)
+                go_on, asked = asyncio.Event(), 0
+                run, call = slow.run, slow.call
+
+                async def held(*words: Any, real: Any, at: int = stops_at, until: asyncio.Event = go_on) -> Any:
+                    nonlocal asked
+                    asked += 1
+                    if asked == at:
+                        await until.wait()
+                    return await real(*words)
+
+                slow.run = partial(held, real=run)  # type: ignore[method-assign] # Each command waits for the test.
+                slow.call = partial(held, real=call)  # type: ignore[method-assign] # As above.
+                late = asyncio.create_task(clients_on(slow).delete("acme"))
+                while asked < stops_at and not late.done():
+                    await asyncio.sleep(0)
+                if late.done():
+                    assert stops_at > 5, "it was held before each of its commands"
+                    return
+                with suppress(NotFoundError):
+                    await operator.delete("acme")
+                new = await operator.create("acme", "free")
+                await operator.add_alias("acme", ADA)
+                go_on.set()
+                with suppress(NotFoundError):
+                    await late
+                slow.run, slow.call = run, call  # type: ignore[method-assign] # As they were.
+                assert (await operator.get("acme")).id == new.id, f"held before command {stops_at}"
+                assert await operator.aliases_of("acme") == [ADA]
+                await operator.delete("acme")
+            raise AssertionError("the removal never came to its end")
+
+    asyncio.run(work())

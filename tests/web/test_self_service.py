@@ -143,7 +143,7 @@ class TestUsage:
                     assert answer.headers["www-authenticate"].startswith("Bearer ")
                     assert answer.json()["reason"] == "missing_credential"
                 assert (await worker.http.get("/check", headers={"cookie": f"session={secret}"})).status_code == 200
-                assert (await ask(worker, "GET", path, secret[:-1] + "0")).json()["reason"] == "invalid_credential"
+                assert (await ask(worker, "GET", path, secret[:-1] + "!")).json()["reason"] == "invalid_credential"
                 await worker.clients.suspend("acme")
                 assert (await ask(worker, "GET", path, secret)).json()["reason"] == "suspended_client"
 

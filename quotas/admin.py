@@ -15,7 +15,7 @@ from hashlib import sha256
 from hmac import compare_digest
 from importlib.metadata import version
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import URLPath
@@ -27,7 +27,7 @@ from starlette.types import Receive, Scope, Send
 
 from quotas import openapi, problems
 from quotas.admin_operations import OPERATIONS, Admin, Call
-from quotas.bodies import ProblemBody
+from quotas.bodies import HistoriesBody, ProblemBody
 from quotas.errors import QuotasError, StoreUnavailableError
 from quotas.openapi import Answer, Operation
 from quotas.store import deadline
@@ -89,7 +89,7 @@ class AdminRoute(BaseRoute):
                 response: Response = JSONResponse(document(), headers=problems.NO_STORE)
             else:
                 status, body = await _answer(request, self._find(request), actor)
-                response = problems.answer(status, body)
+                response = _written(request, status, body)
         except (HTTPException, ValidationError, QuotasError) as error:
             response = problems.problem(error)
         except ClientDisconnect:
@@ -129,6 +129,13 @@ async def _answer(request: Request, admin: Admin, actor: str) -> Answer:
         raise
     finally:
         await call.admin.audit.record_all(call.actor, call.changes)
+
+
+def _written(request: Request, status: int, body: BaseModel | None) -> Response:
+    if not isinstance(body, HistoriesBody):
+        return problems.answer(status, body)
+    query = None if body.next is None else urlencode(problems.query(request) | {"cursor": body.next})
+    return problems.histories(request, body, body.usage, None if query is None else f"?{query}")
 
 
 def _actor(request: Request, tokens: AdminTokens) -> str:

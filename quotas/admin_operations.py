@@ -284,6 +284,6 @@ OPERATIONS = (
     Operation("POST", "/revocations", revoke_tokens, {_CREATED: RevocationBody}, NewRevocation, (*_WRITE, 409)),
     Operation("GET", "/revocations", list_revocations, {_OK: RevocationsBody}, None, _READ),
     Operation("DELETE", "/revocations/{id}", restore_tokens, {_GONE: None}, None, (*_READ, 404)),
-    Operation("GET", "/usage", show_usage, {_OK: HistoriesBody}, HistoriesQuery, (*_READ, 404)),
+    Operation("GET", "/usage", show_usage, {_OK: HistoriesBody}, HistoriesQuery, (*_READ, 404), sheet=True),
     Operation("GET", "/audit", list_entries, {_OK: EntriesBody}, AuditQuery, _READ),
 )

@@ -154,7 +154,12 @@ USAGE = Endpoint(
     summary="What is left of the caller's limits, for nothing; with a query also what was used, which is charged.",
     query=HistoryQuery,
     answers={
-        200: Told(what="All limits of the plan, and the history if that was asked for.", body=UsageBody, may=_LIMITS),
+        200: Told(
+            what="All limits of the plan, and the history if that was asked for; as CSV the history alone.",
+            body=UsageBody,
+            may=_LIMITS,
+            sheet=True,
+        ),
         400: _problem("The query is not as described. Nothing is charged."),
         **_refusals(401, 403, 429, 503),
     },

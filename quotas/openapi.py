@@ -21,6 +21,7 @@ Answer = tuple[HTTPStatus, BaseModel | None]
 _ESCAPES = re.compile(rb"(?:[^%]|%[0-9A-Fa-f]{2})+", re.DOTALL)
 _SCHEMAS = "#/components/schemas/"
 _TEXT = {"type": "string"}
+_SHEET = {"text/csv": {"schema": _TEXT}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,8 @@ class Operation:
     """One method on one path. `run` takes the call and what was asked; its docstring is the summary.
 
     `asked` is the model of the query for GET and of the body for all others; None asks nothing. `answers` are what
-    success looks like, `refusals` the statuses of this operation's own problems.
+    success looks like, `refusals` the statuses of this operation's own problems. What can be had as a `sheet` is CSV
+    for who asks for that, with a link to the next page.
     """
 
     method: str
@@ -38,6 +40,7 @@ class Operation:
     asked: Body | None = None
     refusals: tuple[int, ...] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
+    sheet: bool = False
 
     def names(self, path: Sequence[bytes]) -> Mapping[str, str] | None:
         """The names in a raw path's segments; None when it is another path. Raises ValueError for bad escapes."""
@@ -61,7 +64,8 @@ def _decoded(part: bytes) -> str:
 class Told:
     """What one status of an endpoint means. `body` is a model, `str` for text, `dict` for any object, None for none.
 
-    `headers` are what always comes with it, as name -> what it says; `may` what comes with some.
+    `headers` are what always comes with it, as name -> what it says; `may` what comes with some. What can be had as a
+    `sheet` is CSV for who asks for that.
     """
 
     what: str
@@ -69,6 +73,7 @@ class Told:
     media_type: str = "application/json"
     headers: Mapping[str, str] = field(default_factory=dict)
     may: Mapping[str, str] = field(default_factory=dict)
+    sheet: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,7 +140,7 @@ def _told(told: Told, method: str) -> dict[str, Any]:
     if told.body is not None and method != "HEAD":
         plain = _TEXT if told.body is str else {"type": "object"}
         schema = {"$ref": _SCHEMAS + told.body.__name__} if _is_model(told.body) else plain
-        response["content"] = {told.media_type: {"schema": schema}}
+        response["content"] = {told.media_type: {"schema": schema}} | (_SHEET if told.sheet else {})
     return response
 
 
@@ -169,6 +174,11 @@ def _described(operation: Operation, problem: Body) -> dict[str, Any]:
         "parameters": list(_parameters(operation)),
         "responses": {str(int(status)): _response(status, body) for status, body in operation.answers.items()},
     }
+    if operation.sheet:
+        link = {"description": "Of CSV, where the next page is (RFC 8288, `next`).", "schema": _TEXT}
+        for response in described["responses"].values():
+            response["content"] |= _SHEET
+            response["headers"] = {"Link": link}
     for status in operation.refusals:
         described["responses"][str(status)] = _response(HTTPStatus(status), problem, "application/problem+json")
     if operation.asked is not None and operation.method != "GET":

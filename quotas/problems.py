@@ -3,7 +3,7 @@
 Problem details are RFC 9457. They quote no path, no key and no client.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from urllib.parse import parse_qsl
 
@@ -12,7 +12,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from quotas.bodies import FaultBody, ProblemBody
+from quotas import sheets
+from quotas.bodies import FaultBody, HistoryBody, ProblemBody
 from quotas.errors import ConflictError, Fault, NotFoundError, QuotasError, StoreUnavailableError
 from quotas.rendering import PROBLEM
 
@@ -88,3 +89,17 @@ def answer(status: int, body: BaseModel | None, headers: Mapping[str, str] | Non
     content = b"" if body is None else body.model_dump_json(exclude_unset=True).encode()
     media_type = PROBLEM.decode() if isinstance(body, ProblemBody) else "application/json"
     return Response(content, status, {**NO_STORE, **(headers or {})}, media_type if content else None)
+
+
+def histories(request: Request, body: BaseModel, told: Iterable[HistoryBody], link: str | None = None) -> Response:
+    """An answer with these histories, which is `body`, or CSV for who prefers that.
+
+    `link` is where the next page is (RFC 8288), as CSV has no place for it; None when there is none.
+    """
+    headers = {"vary": "Accept"}
+    if not sheets.is_asked_for(",".join(request.headers.getlist("accept"))):
+        return answer(200, body, headers)
+    if link is not None:
+        headers["link"] = f'<{link}>; rel="next"'
+    text = sheets.written(told)
+    return Response(text, headers={**NO_STORE, **headers, "content-type": sheets.CONTENT_TYPE})

@@ -70,7 +70,10 @@ async def show_usage(find: Find, request: Request) -> Response:
     if answer.decision is None or answer.identity is None:
         return _refused(service, answer, request)
     body = UsageBody.of(answer.identity, answer.decision).model_copy(update=history)
-    return _with_limits(service, answer, problems.answer(200, body))
+    if not query:
+        return _with_limits(service, answer, problems.answer(200, body))
+    told = [each for each in history.values() if each is not None]
+    return _with_limits(service, answer, problems.histories(request, body, told))
 
 
 async def list_keys(find: Find, request: Request) -> Response:

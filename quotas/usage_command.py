@@ -1,6 +1,5 @@
 """`quotas usage`: what clients have used, as a table, as bars, as CSV or as JSON."""
 
-import csv
 import sys
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Annotated
@@ -8,7 +7,7 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 
-from quotas import instants, plots, tables, terminal
+from quotas import instants, plots, sheets, tables, terminal
 from quotas.app import Operations
 from quotas.bodies import HistoryBody, HistoryQuery
 from quotas.reports import Asked, By, History
@@ -16,7 +15,6 @@ from quotas.tallies import Span, Tally
 from quotas.terminal import AsJson, ConfigFile, out
 
 _NUMBERS = ("units", "rate_limited", "quota_exceeded", "never")
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def show_usage(
@@ -52,7 +50,7 @@ def show_usage(
         told = [HistoryBody.of(history).model_dump(mode="json") for history in histories]
         terminal.print_json(told[0] if client is not None else told)
     elif as_csv:
-        _print_csv(histories)
+        sys.stdout.write(sheets.written(map(HistoryBody.of, histories), line_end="\n"))
     elif client is not None:
         _print_client(histories[0], plot=plot)
     else:
@@ -109,17 +107,6 @@ def _print_table(titles: tuple[str, ...], rows: Iterable[tuple[tuple[str, ...], 
     cells = [(*labels, *map(str, _numbers(tally))) for labels, tally in rows]
     titled = (*titles, *(name.replace("_", " ") for name in _NUMBERS))
     tables.print_table(out, titled, cells, numbers=len(_NUMBERS))
-
-
-def _print_csv(histories: Iterable[History]) -> None:
-    """Rows of all histories. What a spreadsheet would take for a formula gets an apostrophe: subjects choose names."""
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(("client", "timezone", "start", *_NUMBERS))
-    for history in histories:
-        name = "'" + history.client if history.client.startswith(_FORMULA) else history.client
-        for span in history.spans:
-            start = instants.show_in(span.start_us, history.timezone)
-            writer.writerow((name, history.timezone, start, *_numbers(span.tally)))
 
 
 def _numbers(tally: Tally) -> tuple[int, int, int, int]:

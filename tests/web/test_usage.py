@@ -32,6 +32,8 @@ plans:
       few: {rate: 1/hour, burst: 50}
 anonymous: {plan: trial}
 """
+CSV = (200, "text/csv; charset=utf-8; header=present")
+HEAD = "client,timezone,start,units,rate_limited,quota_exceeded,never\r\n"
 
 
 async def counted(store: Store) -> dict[str, dict[str, int]]:
@@ -254,6 +256,30 @@ class TestOwn:
 
         asyncio.run(work())
 
+    def test_it_is_csv_for_who_asks_for_that(self, redis_url: str) -> None:
+        async def work() -> None:
+            async with timed(redis_url, PLANS, noon()) as worker:
+                secret = await worker.key(plan="shared")
+                await worker.spend(secret, 4)
+                headers = {"x-api-key": secret, "accept": "text/csv"}
+                told = await worker.http.get("/v1/usage?by=month&month=2026-06", headers=headers)
+                assert (told.status_code, told.headers["content-type"], told.headers["vary"]) == (*CSV, "Accept")
+                assert told.text == HEAD + "acme,UTC,2026-06-01T00:00:00+00:00,5,0,0,0\r\n"
+                assert told.headers["ratelimit"].startswith('"monthly";r=95')
+                test = (await worker.clients.issue_key("acme", environment=Environment.TEST)).secret
+                worker.use(PLANS + "usage: {keep_months: 0}\n")
+                none = await worker.http.get("/v1/usage?by=day", headers={**headers, "x-api-key": test})
+                assert (none.status_code, none.headers["content-type"], none.text) == (*CSV, HEAD)
+                left = await worker.http.get("/v1/usage", headers=headers)
+                assert (left.headers["content-type"], left.json()["client"]) == ("application/json", "acme")
+                wrong = await worker.http.get("/v1/usage?by=week", headers=headers)
+                assert (wrong.status_code, wrong.headers["content-type"]) == (400, "application/problem+json")
+                plain = await worker.http.get("/v1/usage?by=day", headers={**headers, "accept": "image/png"})
+                assert (plain.status_code, plain.headers["content-type"]) == (200, "application/json")
+                assert plain.headers["vary"] == "Accept"
+
+        asyncio.run(work())
+
     def test_a_history_that_cannot_be_paid_is_refused_and_a_price_of_nothing_is_possible(self, redis_url: str) -> None:
         free = PLANS.replace("  trial:", "    costs: [{path: /v1/usage, cost: 0}]\n  trial:")
 
@@ -343,6 +369,26 @@ class TestAdmin:
                 assert [(each["client"], each["units"]) for each in rest["usage"]] == [("cog", 12)]
                 assert rest["next"] is None
                 assert (await desk.done("GET", "/usage?month=2026-05"))["usage"][0]["units"] == 0
+
+        asyncio.run(work())
+
+    def test_csv_has_the_same_pages_and_a_link_to_the_next(self, redis_url: str) -> None:
+        clock, names = noon(), ["acme", "a&b=c", "cog"]
+
+        async def work() -> None:
+            async with timed(redis_url, PLANS, clock) as worker, office(redis_url, clock=clock) as desk:
+                for name in names:
+                    await worker.spend(await worker.key(name, "shared"), 3)
+                path, rows = "/usage?limit=1&month=2026-06", []
+                for _ in names:
+                    told = await desk.ask("GET", path, accept="text/csv")
+                    assert (told.status_code, told.headers["content-type"], told.headers["vary"]) == (*CSV, "Accept")
+                    rows.append(told.text.removeprefix(HEAD))
+                    path = "/usage" + told.links.get("next", {}).get("url", "")
+                assert path == "/usage"
+                assert rows == [f"{name},UTC,2026-06-01T00:00:00+00:00,3,0,0,0\r\n" for name in sorted(names)]
+                missing = await desk.ask("GET", "/usage?client=nobody", accept="text/csv")
+                assert (missing.status_code, missing.headers["content-type"]) == (404, "application/problem+json")
 
         asyncio.run(work())
 

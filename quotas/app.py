@@ -1,7 +1,5 @@
 """The composition root: settings and a plan file become running workers."""
 
-import logging
-import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
@@ -11,7 +9,7 @@ from pathlib import Path
 
 from starlette.applications import Starlette
 
-from quotas import embedded, web
+from quotas import embedded, log_lines, web
 from quotas.admin_operations import Admin
 from quotas.audit import Audit, Change, Told
 from quotas.checks import Checks
@@ -44,6 +42,7 @@ from quotas.subjects import Subjects
 from quotas.upkeep import Upkeep
 from quotas.usage import Usage
 from quotas.web import Services
+from quotas.witness import Witness
 
 WARM_UP_TIMEOUT_S = 1.0
 """How long a starting worker waits for its store."""
@@ -177,8 +176,8 @@ class Worker:
 
     def __call__(self) -> Starlette:
         """The worker's application."""
-        set_up_logging(self.settings.log_level)
         settings = self.settings
+        set_up_logging(settings)
         return web.create(
             self._open, parent=self.parent, admin_tokens=settings.admin_token, admin_port=settings.admin_port
         )
@@ -241,8 +240,9 @@ class Worker:
                 identities.listen(listener)
                 admin = _admin(settings, operators, planbook)
                 scraper = Scraper(store=operators, planbook=planbook, metrics=metrics)
-                own = SelfService(checks, admin.clients, admin.audit, planbook, admin.reports)
-                yield Services(store, checks, refunds, planbook, scraper, admin, own)
+                witness = Witness(lines_per_s=settings.log_refusals, timer=time.perf_counter)
+                own = SelfService(checks, admin.clients, admin.audit, planbook, admin.reports, witness)
+                yield Services(store, checks, refunds, planbook, scraper, admin, own, witness)
 
 
 def _admin(settings: Settings, store: Store, planbook: Planbook) -> Admin:
@@ -280,16 +280,6 @@ async def keep_file_clients(settings: Settings, config: Config) -> None:
             await operations.clients.keep()
 
 
-def set_up_logging(level: str) -> None:
-    """Log lines go to standard error; the HTTP server's own start and stop lines only at level debug."""
-    logging.basicConfig(
-        stream=sys.stderr, level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    if level != "debug":
-        logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    logging.getLogger("uvicorn.error").addFilter(_worth_telling)
-
-
-def _worth_telling(record: logging.LogRecord) -> bool:
-    """Not that a check carries Upgrade, as gateways pass it on: the HTTP server would say so twice for each."""
-    return not str(record.msg).startswith(("Unsupported upgrade request", "No supported WebSocket library"))
+def set_up_logging(settings: Settings) -> None:
+    """Have this process log as the settings say."""
+    log_lines.set_up(level=settings.log_level, form=settings.log_format, brand=settings.key_brand)

@@ -166,12 +166,22 @@ class _Unawaited:
 class _Check:
     """A check that is under way. What has no underscore is what uvicorn looks at."""
 
-    __slots__ = ("_face", "_method", "_road", "disconnected", "keep_alive", "message_event", "response_complete")
+    __slots__ = (
+        "_face",
+        "_headers",
+        "_method",
+        "_road",
+        "disconnected",
+        "keep_alive",
+        "message_event",
+        "response_complete",
+    )
 
     def __init__(self, road: HotRoad, face: Face, method: str, *, keep_alive: bool) -> None:
         self._road = road
         self._face = face
         self._method = method
+        self._headers = road.headers
         self.keep_alive = keep_alive
         self.response_complete = False
         self.disconnected = False
@@ -199,8 +209,11 @@ class _Check:
     def _rendered(self, answer: Answer | Exception) -> Response:
         if isinstance(answer, Exception):
             raise answer
-        style = self._road.services.planbook.config.headers
-        return check_response(answer, self._face, style, method=self._method)
+        services = self._road.services
+        response = check_response(answer, self._face, services.planbook.config.headers, method=self._method)
+        if answer.reason is not None:
+            services.witness.refused(answer, self._face, response.status, self._headers, self._method)
+        return response
 
 
 class _Stamp:

@@ -31,7 +31,7 @@ MARK_S = 3600
 
 _ROUNDS = 2
 
-log = logging.getLogger("quotas.refusals")
+log = logging.getLogger("quotas.usage")
 
 
 class _Cell(NamedTuple):

@@ -83,6 +83,13 @@ def read(  # noqa: PLR0913 # What was sent, who sent it, and what the configurat
     return CheckRequest(credential, carried.decode("ascii"), target, cost, request_id)
 
 
+def common_method(headers: Iterable[tuple[bytes, bytes]], face: Face = NATIVE, *, method: str = "GET") -> str:
+    """The carried method for a log: one that everybody knows, or `other`, because a method can be any word."""
+    values = [] if face.method is None else [value for name, value in headers if name == face.method]
+    carried = values[0] if values else method.encode("latin-1")
+    return carried.decode("ascii") if carried in _COMMON_METHODS else "other"
+
+
 def is_preflight(headers: Iterable[tuple[bytes, bytes]], face: Face = NATIVE, *, method: str = "GET") -> bool:
     """Whether this is a CORS preflight: OPTIONS with one `Origin` and one `Access-Control-Request-Method`.
 

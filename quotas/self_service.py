@@ -28,6 +28,7 @@ from quotas.planbook import Planbook
 from quotas.registry import Identity, Key
 from quotas.reports import Reports
 from quotas.store import deadline
+from quotas.witness import Witness
 
 MANAGE = frozenset({"self:manage"})
 """What a credential needs to see and change its client's keys."""
@@ -45,6 +46,7 @@ class SelfService:
     audit: Audit
     planbook: Planbook
     reports: Reports
+    witness: Witness
 
 
 Find = Callable[[Request], SelfService]
@@ -161,6 +163,7 @@ def _refused(service: SelfService, answer: Answer, request: Request) -> Response
     """A refusal, as `/check` would write it."""
     style = service.planbook.config.headers
     refused = rendering.check_response(answer, faces.NATIVE, style, method=request.method)
+    service.witness.refused(answer, faces.NATIVE, refused.status, (), request.method)
     response = Response(refused.body, refused.status)
     response.raw_headers = refused.headers
     return response

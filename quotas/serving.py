@@ -43,7 +43,7 @@ def serve(  # noqa: PLR0913 # One parameter for each option of the command.
     `announce` is called with the base URL before the first worker starts: connections already queue then.
     Raises ConfigError when the file cannot be used or the address cannot be listened on.
     """
-    set_up_logging(settings.log_level)
+    set_up_logging(settings)
     known = file.fingerprint()
     config = file.read()
     check_secrets(config)

@@ -8,11 +8,19 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 
 from quotas.errors import ConfigError, Fault
 
 SOURCE = "environment"
+
+
+class LogFormat(Enum):
+    """How a line of the log is written."""
+
+    CONSOLE = "console"
+    JSON = "json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +60,12 @@ class Settings:
 
     log_level: str = "info"
     """`QUOTAS_LOG_LEVEL`: debug, info, warning or error."""
+
+    log_format: LogFormat = LogFormat.CONSOLE
+    """`QUOTAS_LOG_FORMAT`: console, or json for one JSON object a line."""
+
+    log_refusals: int = 1
+    """`QUOTAS_LOG_REFUSALS`: refused checks that a worker logs in a second at most, 0 to 1000; 0 logs none."""
 
 
 def secrets() -> Mapping[str, str]:
@@ -142,6 +156,19 @@ def _level(text: str) -> str:
     return text.lower()
 
 
+def _format(text: str) -> LogFormat:
+    try:
+        return LogFormat(text.lower())
+    except ValueError:
+        raise ValueError("must be console or json") from None
+
+
+def _lines(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,4}", text) or int(text) > 1000:  # noqa: PLR2004 # The bound is said in the message.
+        raise ValueError("must be a whole number of lines a second between 0 and 1000")
+    return int(text)
+
+
 _READERS: Mapping[str, Callable[[str], object]] = {
     "CONFIG": Path,
     "REDIS_URL": _url,
@@ -154,4 +181,6 @@ _READERS: Mapping[str, Callable[[str], object]] = {
     "STORE_TIMEOUT_MS": _milliseconds,
     "HOT_ROAD": _switch,
     "LOG_LEVEL": _level,
+    "LOG_FORMAT": _format,
+    "LOG_REFUSALS": _lines,
 }

@@ -40,6 +40,7 @@ from quotas.rendering import check_response
 from quotas.scraping import Scraper
 from quotas.self_service import SelfService
 from quotas.store import Store, deadline
+from quotas.witness import Witness
 
 _ANSWERED = (NotFoundError, ConflictError, StoreUnavailableError)
 _READY_TIMEOUT_S = 1.0
@@ -59,6 +60,7 @@ class Services:
     scraper: Scraper
     admin: Admin
     self_service: SelfService
+    witness: Witness
 
 
 class State(TypedDict):
@@ -84,7 +86,10 @@ async def answer_check(  # noqa: PLR0913 # What a request line, its headers and 
     `face` and `target` are as `faces.find` has them, `peer` the address that the connection comes from.
     """
     answer = await services.checks.check(headers, face, method=method, target=target, peer=peer)
-    return check_response(answer, face, services.planbook.config.headers, method=method)
+    response = check_response(answer, face, services.planbook.config.headers, method=method)
+    if answer.reason is not None:
+        services.witness.refused(answer, face, response.status, headers, method)
+    return response
 
 
 class CheckRoute(BaseRoute):

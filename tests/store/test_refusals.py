@@ -142,7 +142,7 @@ def test_what_it_keeps_is_bounded_and_what_is_lost_is_told(
                 for _ in range(2):
                     worker.note(acme, "never", NOW_US + quarter * QUARTER_US, KEEP_S)
             assert lost == [1] * 10
-            told = [record.getMessage() for record in caplog.records if record.name == "quotas.refusals"]
+            told = [record.getMessage() for record in caplog.records if record.name == "quotas.usage"]
             assert told == ["5 counts of refusals wait for the store; further ones are in no usage history"]
             passing.fate = lambda _: Fate.PASS
             await worker.write()

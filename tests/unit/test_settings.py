@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from quotas import settings
 from quotas.errors import ConfigError
-from quotas.settings import Settings
+from quotas.settings import LogFormat, Settings
 
 PEPPER = "sixteen bytes at least"
 
@@ -33,6 +33,8 @@ def test_with_nothing_set_everything_has_a_default() -> None:
         key_pepper=None,
         store_timeout_ms=50,
         log_level="info",
+        log_format=LogFormat.CONSOLE,
+        log_refusals=1,
     )
 
 
@@ -56,6 +58,10 @@ def test_with_nothing_set_everything_has_a_default() -> None:
         ("HOT_ROAD", "1", "hot_road", True),
         ("LOG_LEVEL", "debug", "log_level", "debug"),
         ("LOG_LEVEL", "WARNING", "log_level", "warning"),
+        ("LOG_FORMAT", "JSON", "log_format", LogFormat.JSON),
+        ("LOG_FORMAT", "console", "log_format", LogFormat.CONSOLE),
+        ("LOG_REFUSALS", "0", "log_refusals", 0),
+        ("LOG_REFUSALS", "1000", "log_refusals", 1000),
     ],
 )
 def test_a_good_value_is_read(name: str, value: str, field: str, expected: object) -> None:
@@ -75,6 +81,10 @@ def test_a_good_value_is_read(name: str, value: str, field: str, expected: objec
         ("KEY_BRAND", "ac_me", "letters and digits"),
         ("KEY_BRAND", "\u00e4cme", "lower-case"),
         ("KEY_PEPPER", "x" * 15, "at least 16 bytes"),
+        ("LOG_FORMAT", "xml", "console or json"),
+        ("LOG_REFUSALS", "1001", "between 0 and 1000"),
+        ("LOG_REFUSALS", "-1", "between 0 and 1000"),
+        ("LOG_REFUSALS", "0.5", "between 0 and 1000"),
         ("STORE_TIMEOUT_MS", "0", "between 1 and 60000"),
         ("STORE_TIMEOUT_MS", "60001", "between 1 and 60000"),
         ("STORE_TIMEOUT_MS", "-1", "between 1 and 60000"),

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 from unittest.mock import patch
 
 import httpx
@@ -72,15 +73,18 @@ async def service(  # noqa: PLR0913 # One parameter for each thing that a test m
     pepper: bytes | None = None,
     admin: str | None = None,
     upkeep_s: float = NO_UPKEEP_S,
+    **settings: Any,
 ) -> AsyncIterator[Service]:
     """A worker with these plans. `clock` gives its epoch microseconds; the store has its own.
 
-    `admin` is the token of the operator `ops`; without it there is no admin API.
+    `admin` is the token of the operator `ops`; without it there is no admin API. More `settings` go by their names.
     """
     admin_token = {} if admin is None else {"ops": admin}
-    settings = Settings(redis_url=redis_url, store_timeout_ms=timeout_ms, key_pepper=pepper, admin_token=admin_token)
+    made = Settings(
+        redis_url=redis_url, store_timeout_ms=timeout_ms, key_pepper=pepper, admin_token=admin_token, **settings
+    )
     config = plans.parse(plan_yaml, "test plans")
-    application = app.Worker(settings, ConfigFile(None), None, config, None, None)()
+    application = app.Worker(made, ConfigFile(None), None, config, None, None)()
     async with AsyncExitStack() as stack:
         with patch.object(app, "clock", clock), patch.object(app, "UPKEEP_S", upkeep_s):
             state = await stack.enter_async_context(application.router.lifespan_context(application))
@@ -92,7 +96,7 @@ async def service(  # noqa: PLR0913 # One parameter for each thing that a test m
         way = transport(application, with_state, dict(state or {}), peer="127.0.0.1")
         http = await stack.enter_async_context(httpx.AsyncClient(transport=way, base_url="http://quotas"))
         store = await stack.enter_async_context(Store(redis_url))
-        clients = Clients(Registry(store), config=config, brand=settings.key_brand, pepper=pepper, clock=clock)
+        clients = Clients(Registry(store), config=config, brand=made.key_brand, pepper=pepper, clock=clock)
         yield Service(http, clients, store, with_state)
 
 

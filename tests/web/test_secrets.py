@@ -41,7 +41,7 @@ def test_a_secret_is_nowhere(redis_url: str, caplog: pytest.LogCaptureFixture, p
     caplog.set_level(logging.DEBUG)
 
     async def work() -> None:
-        async with service(redis_url, pepper=pepper) as worker:
+        async with service(redis_url, pepper=pepper, log_refusals=1000) as worker:
             async with watched(redis_url) as commands:
                 await worker.clients.create("acme", "once")
                 issued = await worker.clients.issue_key("acme", name="production")
@@ -61,8 +61,9 @@ def test_a_secret_is_nowhere(redis_url: str, caplog: pytest.LogCaptureFixture, p
                 "answers": "".join(str(one.headers.raw) + one.text for one in responses),
                 "listing": listed,
                 # The test's own HTTP client says what it asks.
-                "log": "\n".join(record.getMessage() for record in caplog.records if record.name != "httpx"),
+                "log": "\n".join(str(vars(record)) for record in caplog.records if record.name != "httpx"),
             }
+            assert texts["log"].count("a check was refused") > 5
             body = issued.secret.rpartition("_")[2]
             for where, text in texts.items():
                 assert JUNK not in text, where

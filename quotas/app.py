@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, supp
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 
@@ -16,7 +17,7 @@ from quotas.checks import Checks
 from quotas.clients import Clients
 from quotas.configuration import ConfigFile, Fingerprint
 from quotas.directory import Directory
-from quotas.errors import StoreUnavailableError
+from quotas.errors import ConfigError, Fault, StoreUnavailableError
 from quotas.explaining import Explainer
 from quotas.identities import Identities
 from quotas.importing import Importer
@@ -36,13 +37,16 @@ from quotas.revoking import Revoking
 from quotas.scraping import Scraper
 from quotas.scripts import TAKE
 from quotas.self_service import SelfService
-from quotas.settings import Settings, secrets
+from quotas.settings import SOURCE, Settings, secrets
 from quotas.store import Store, deadline
 from quotas.subjects import Subjects
 from quotas.upkeep import Upkeep
 from quotas.usage import Usage
 from quotas.web import Services
 from quotas.witness import Witness
+
+if TYPE_CHECKING:
+    from quotas.tracing import Tracer
 
 WARM_UP_TIMEOUT_S = 1.0
 """How long a starting worker waits for its store."""
@@ -195,6 +199,7 @@ class Worker:
             Store(settings.redis_url) as operators,
             Store(settings.redis_url) as waiting,
             _key_sets(metrics.jwks_refresh) as key_sets,
+            _tracer(settings) as tracer,
         ):
             registry = Registry(store)
             subjects = _subjects(registry, Revocations(store, registry), key_sets)
@@ -242,7 +247,30 @@ class Worker:
                 scraper = Scraper(store=operators, planbook=planbook, metrics=metrics)
                 witness = Witness(lines_per_s=settings.log_refusals, timer=time.perf_counter)
                 own = SelfService(checks, admin.clients, admin.audit, planbook, admin.reports, witness)
-                yield Services(store, checks, refunds, planbook, scraper, admin, own, witness)
+                yield Services(store, checks, refunds, planbook, scraper, admin, own, witness, tracer)
+
+
+@asynccontextmanager
+async def _tracer(settings: Settings) -> AsyncIterator["Tracer | None"]:
+    if settings.traces is None:
+        yield None
+        return
+    from quotas import tracing  # noqa: PLC0415 # An extra: who does not trace need not have it.
+
+    async with tracing.started(settings.traces, time.perf_counter) as tracer:
+        yield tracer
+
+
+def check_tracing(settings: Settings) -> None:
+    """Raises ConfigError when checks are to be traced, and what that needs is not there or cannot be set up."""
+    if settings.traces is None:
+        return
+    try:
+        from quotas import tracing  # noqa: PLC0415 # An extra: who does not trace need not have it.
+    except ModuleNotFoundError as error:
+        fault = Fault("QUOTAS_TRACES", f"needs {error.name}: install the extra, pip install 'quotas[otel]'")
+        raise ConfigError(SOURCE, [fault]) from error
+    tracing.check(settings.traces, secrets())
 
 
 def _admin(settings: Settings, store: Store, planbook: Planbook) -> Admin:

@@ -70,7 +70,8 @@ class Answer(NamedTuple):  # A tuple: each check makes one, at a third of a data
     """What a check is answered. `reason` None is allowed; identity is None where it is not known, or was not asked for.
 
     `decision` is None where no limit was asked. `degraded` says that the store was not asked and the plan lets
-    such checks pass. `required_scopes` are told when one of them is missing.
+    such checks pass. `required_scopes` are told when one of them is missing. `asked_s` is when the store was asked and
+    when it had answered, by the timer of the checks; None where it did not.
     """
 
     reason: Reason | None
@@ -78,6 +79,7 @@ class Answer(NamedTuple):  # A tuple: each check makes one, at a third of a data
     decision: Decision | None = None
     degraded: bool = False
     required_scopes: frozenset[str] = scopes.NONE
+    asked_s: tuple[float, float] | None = None
 
 
 class _Asked(NamedTuple):
@@ -257,11 +259,14 @@ class Checks:
         """What a reply to a take makes of the check; None when it must be asked again by who can wait."""
         if isinstance(reply, StoreUnavailableError):
             return self._unanswered(request, reply, asked.loaded)
-        self._metrics.store_seconds("take", self._timer() - begun)
+        ended = self._timer()
+        self._metrics.store_seconds("take", ended - begun)
         if reply[0] == STALE:
             self._identities.forget(asked.digest)
             return None
-        return None if reply[0] == WINDOWS else self._decided(asked, decision_of(asked.plan, asked.take, reply))
+        if reply[0] == WINDOWS:
+            return None
+        return self._decided(asked, decision_of(asked.plan, asked.take, reply), (begun, ended))
 
     async def _go_on(
         self,
@@ -409,9 +414,10 @@ class Checks:
                 continue
             begun = self._timer()
             decision = await take(self._store, asked.plan, asked.take)
-            self._metrics.store_seconds("take", self._timer() - begun)
+            ended = self._timer()
+            self._metrics.store_seconds("take", ended - begun)
             if decision is not None:
-                return self._decided(asked, decision)
+                return self._decided(asked, decision, (begun, ended))
             self._identities.forget(digest)
             known.clear()
         raise StoreUnavailableError("reply", "the client changes faster than it can be loaded")
@@ -438,10 +444,10 @@ class Checks:
             return _lacking(identity, required) if sure else None
         return _Asked(digest, loaded, identity, in_force.packed, asked)
 
-    def _decided(self, asked: _Asked, decision: Decision) -> Answer:
+    def _decided(self, asked: _Asked, decision: Decision, asked_s: tuple[float, float]) -> Answer:
         if not decision.repeated:
             self._count(decision, asked)
-        return Answer(Reason.of(decision), asked.identity, decision)
+        return Answer(Reason.of(decision), asked.identity, decision, asked_s=asked_s)
 
     def _count(self, decision: Decision, asked: _Asked) -> None:
         """Count what an allowed check took, that one was refused, and what limits that do not refuse have seen."""

@@ -167,6 +167,7 @@ class _Check:
     """A check that is under way. What has no underscore is what uvicorn looks at."""
 
     __slots__ = (
+        "_begun",
         "_face",
         "_headers",
         "_method",
@@ -182,6 +183,8 @@ class _Check:
         self._face = face
         self._method = method
         self._headers = road.headers
+        tracer = road.services.tracer
+        self._begun = 0.0 if tracer is None else tracer.timer()
         self.keep_alive = keep_alive
         self.response_complete = False
         self.disconnected = False
@@ -213,6 +216,8 @@ class _Check:
         response = check_response(answer, self._face, services.planbook.config.headers, method=self._method)
         if answer.reason is not None:
             services.witness.refused(answer, self._face, response.status, self._headers, self._method)
+        if services.tracer is not None:
+            services.tracer.checked(answer, self._face, response.status, self._headers, self._method, self._begun)
         return response
 
 

@@ -11,7 +11,7 @@ import uvicorn
 from uvicorn.supervisors import Multiprocess
 
 from quotas import slots
-from quotas.app import Worker, check_secrets, set_up_logging
+from quotas.app import Worker, check_secrets, check_tracing, set_up_logging
 from quotas.configuration import ConfigFile
 from quotas.errors import ConfigError, Fault
 from quotas.hot_road import HotRoad
@@ -44,6 +44,7 @@ def serve(  # noqa: PLR0913 # One parameter for each option of the command.
     Raises ConfigError when the file cannot be used or the address cannot be listened on.
     """
     set_up_logging(settings)
+    check_tracing(settings)
     known = file.fingerprint()
     config = file.read()
     check_secrets(config)

@@ -67,9 +67,12 @@ class Settings:
     log_refusals: int = 1
     """`QUOTAS_LOG_REFUSALS`: refused checks that a worker logs in a second at most, 0 to 1000; 0 logs none."""
 
+    traces: float | None = None
+    """`QUOTAS_TRACES`: the share, 0 to 1, of checks that are traced where their caller does not say. None: none is."""
+
 
 def secrets() -> Mapping[str, str]:
-    """The environment, for the variables that a configuration file names as secrets."""
+    """The environment, for the variables that a configuration file names as secrets, and for OpenTelemetry's own."""
     return os.environ
 
 
@@ -169,6 +172,12 @@ def _lines(text: str) -> int:
     return int(text)
 
 
+def _share(text: str) -> float:
+    if not re.fullmatch(r"0|1|[01]\.[0-9]{1,18}|\.[0-9]{1,18}", text) or float(text) > 1:
+        raise ValueError("must be a share between 0 and 1, such as 0.01")
+    return float(text)
+
+
 _READERS: Mapping[str, Callable[[str], object]] = {
     "CONFIG": Path,
     "REDIS_URL": _url,
@@ -183,4 +192,5 @@ _READERS: Mapping[str, Callable[[str], object]] = {
     "LOG_LEVEL": _level,
     "LOG_FORMAT": _format,
     "LOG_REFUSALS": _lines,
+    "TRACES": _share,
 }

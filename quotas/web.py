@@ -14,7 +14,7 @@ from functools import partial
 from http import HTTPStatus
 from importlib.metadata import version
 from types import MappingProxyType
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 from urllib.parse import quote
 
 from pydantic import ValidationError
@@ -42,6 +42,9 @@ from quotas.self_service import SelfService
 from quotas.store import Store, deadline
 from quotas.witness import Witness
 
+if TYPE_CHECKING:
+    from quotas.tracing import Tracer  # An extra.
+
 _ANSWERED = (NotFoundError, ConflictError, StoreUnavailableError)
 _READY_TIMEOUT_S = 1.0
 _REFUND_TIMEOUT_S = 1.0
@@ -61,6 +64,7 @@ class Services:
     admin: Admin
     self_service: SelfService
     witness: Witness
+    tracer: "Tracer | None"
 
 
 class State(TypedDict):
@@ -85,10 +89,14 @@ async def answer_check(  # noqa: PLR0913 # What a request line, its headers and 
 
     `face` and `target` are as `faces.find` has them, `peer` the address that the connection comes from.
     """
+    tracer = services.tracer
+    begun = 0.0 if tracer is None else tracer.timer()
     answer = await services.checks.check(headers, face, method=method, target=target, peer=peer)
     response = check_response(answer, face, services.planbook.config.headers, method=method)
     if answer.reason is not None:
         services.witness.refused(answer, face, response.status, headers, method)
+    if tracer is not None:
+        tracer.checked(answer, face, response.status, headers, method, begun)
     return response
 
 

@@ -35,6 +35,7 @@ def test_with_nothing_set_everything_has_a_default() -> None:
         log_level="info",
         log_format=LogFormat.CONSOLE,
         log_refusals=1,
+        traces=None,
     )
 
 
@@ -61,6 +62,9 @@ def test_with_nothing_set_everything_has_a_default() -> None:
         ("LOG_FORMAT", "JSON", "log_format", LogFormat.JSON),
         ("LOG_FORMAT", "console", "log_format", LogFormat.CONSOLE),
         ("LOG_REFUSALS", "0", "log_refusals", 0),
+        ("TRACES", "0", "traces", 0.0),
+        ("TRACES", "1", "traces", 1.0),
+        ("TRACES", "0.01", "traces", 0.01),
         ("LOG_REFUSALS", "1000", "log_refusals", 1000),
     ],
 )
@@ -82,6 +86,10 @@ def test_a_good_value_is_read(name: str, value: str, field: str, expected: objec
         ("KEY_BRAND", "\u00e4cme", "lower-case"),
         ("KEY_PEPPER", "x" * 15, "at least 16 bytes"),
         ("LOG_FORMAT", "xml", "console or json"),
+        ("TRACES", "1.1", "between 0 and 1"),
+        ("TRACES", "-0.1", "between 0 and 1"),
+        ("TRACES", "nan", "between 0 and 1"),
+        ("TRACES", "on", "between 0 and 1"),
         ("LOG_REFUSALS", "1001", "between 0 and 1000"),
         ("LOG_REFUSALS", "-1", "between 0 and 1000"),
         ("LOG_REFUSALS", "0.5", "between 0 and 1000"),

@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from quotas import instants, overrides
+from quotas.answers import Reason
 from quotas.audit import Entry, is_id
-from quotas.checks import Reason
 from quotas.clients import MAX_KEY_NAME, IssuedKey
 from quotas.decisions import Decision, Standing
 from quotas.directory import Page

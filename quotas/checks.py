@@ -7,17 +7,17 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable, Collection
-from enum import Enum
 from typing import Any, NamedTuple
 
-from quotas import paths, requests, scopes
+from quotas import paths, requests
 from quotas.addresses import counted
-from quotas.decisions import Decision, Outcome
+from quotas.answers import Answer, Reason, lacking, outcome_of
+from quotas.decisions import Decision
 from quotas.errors import CredentialError, RequestError, StoreUnavailableError
 from quotas.faces import DIRECT, NATIVE, Face
 from quotas.identities import Identities
 from quotas.last_use import LastUse
-from quotas.limits import Mode, Quota
+from quotas.limits import Mode
 from quotas.metrics import Metrics
 from quotas.planbook import Planbook, PlanInForce
 from quotas.plans import Config, Plan, Preflight, StoreErrorPolicy
@@ -37,49 +37,6 @@ log = logging.getLogger("quotas.checks")
 
 _ROUNDS = 3
 """Times a check asks again because the client changed under it; each time needs an operator's change to win."""
-
-
-class Reason(Enum):
-    """Why a check was not allowed: the machine code of the answer."""
-
-    INVALID_REQUEST = "invalid_request"
-    MISSING_CREDENTIAL = "missing_credential"
-    INVALID_CREDENTIAL = "invalid_credential"
-    EXPIRED_CREDENTIAL = "expired_credential"
-    AMBIGUOUS_CREDENTIALS = "ambiguous_credentials"
-    SUSPENDED_CLIENT = "suspended_client"
-    NO_PLAN = "no_plan"
-    INSUFFICIENT_SCOPE = "insufficient_scope"
-    RATE_LIMITED = "rate_limited"
-    QUOTA_EXCEEDED = "quota_exceeded"
-    COST_EXCEEDS_LIMIT = "cost_exceeds_limit"
-    STORE_UNAVAILABLE = "store_unavailable"
-
-    @classmethod
-    def of(cls, decision: Decision) -> "Reason | None":
-        """Why a decision refuses; None when it allows."""
-        if decision.allowed:
-            return None
-        if decision.outcome is Outcome.NEVER:
-            return cls.COST_EXCEEDS_LIMIT
-        assert decision.binding is not None, "a refusal names its limit"
-        return cls.QUOTA_EXCEEDED if isinstance(decision.binding.rule, Quota) else cls.RATE_LIMITED
-
-
-class Answer(NamedTuple):  # A tuple: each check makes one, at a third of a dataclass's cost.
-    """What a check is answered. `reason` None is allowed; identity is None where it is not known, or was not asked for.
-
-    `decision` is None where no limit was asked. `degraded` says that the store was not asked and the plan lets
-    such checks pass. `required_scopes` are told when one of them is missing. `asked_s` is when the store was asked and
-    when it had answered, by the timer of the checks; None where it did not.
-    """
-
-    reason: Reason | None
-    identity: Identity | None = None
-    decision: Decision | None = None
-    degraded: bool = False
-    required_scopes: frozenset[str] = scopes.NONE
-    asked_s: tuple[float, float] | None = None
 
 
 class _Asked(NamedTuple):
@@ -336,7 +293,7 @@ class Checks:
 
     def _counted(self, answer: Answer, begun: float) -> Answer:
         client = None if answer.identity is None else answer.identity.client
-        self._metrics.check(client, outcome(answer), self._timer() - begun)
+        self._metrics.check(client, answer.outcome, self._timer() - begun)
         return answer
 
     def _nobody(self, headers: Collection[tuple[bytes, bytes]], peer: str | None, config: Config) -> Identity:
@@ -376,7 +333,7 @@ class Checks:
             identity = identity.on(in_force.plan.name)
             required = _required(request, in_force.plan, self._take_of(request, identity, in_force, now_us).skipped)
             if not required <= identity.scopes:
-                return _lacking(identity, required)
+                return lacking(identity, required)
         if in_force is not None and in_force.plan.on_store_error is StoreErrorPolicy.ALLOW:
             self._metrics.degraded(StoreErrorPolicy.ALLOW.value)
             return Answer(None, identity, degraded=True)
@@ -441,7 +398,7 @@ class Checks:
         asked = self._take_of(request, identity, in_force, now_us)
         required = _required(request, in_force.plan, asked.skipped)
         if not required <= identity.scopes:
-            return _lacking(identity, required) if sure else None
+            return lacking(identity, required) if sure else None
         return _Asked(digest, loaded, identity, in_force.packed, asked)
 
     def _decided(self, asked: _Asked, decision: Decision, asked_s: tuple[float, float]) -> Answer:
@@ -455,7 +412,7 @@ class Checks:
         if decision.allowed:
             self._metrics.units(client, cost)
         elif asked.take.keep_s:
-            self._refusals.note(client, _OUTCOMES[Reason.of(decision)], decision.at_us, asked.take.keep_s)
+            self._refusals.note(client, outcome_of(Reason.of(decision)), decision.at_us, asked.take.keep_s)
         if asked.plan.only_enforces:
             return
         for standing in decision.standings:
@@ -512,27 +469,3 @@ class Checks:
 def _required(request: CheckRequest, plan: Plan, skipped: frozenset[str]) -> frozenset[str]:
     """The scopes that a request needs; a look is about no limit more than about another."""
     return request.scopes | (plan.required_scopes if request.look else plan.scopes_for(skipped))
-
-
-def _lacking(identity: Identity, required: frozenset[str]) -> Answer:
-    """The answer to who lacks a scope; to whom nobody knows, a credential would help."""
-    reason = Reason.INSUFFICIENT_SCOPE if identity.client.name else Reason.MISSING_CREDENTIAL
-    return Answer(reason, identity, required_scopes=required)
-
-
-_OUTCOMES = {
-    None: "allowed",
-    Reason.RATE_LIMITED: "rate_limited",
-    Reason.QUOTA_EXCEEDED: "quota_exceeded",
-    Reason.COST_EXCEEDS_LIMIT: "never",
-    Reason.SUSPENDED_CLIENT: "forbidden",
-    Reason.NO_PLAN: "forbidden",
-    Reason.INSUFFICIENT_SCOPE: "forbidden",
-    Reason.INVALID_REQUEST: "error",
-    Reason.STORE_UNAVAILABLE: "error",
-}
-
-
-def outcome(answer: Answer) -> str:
-    """The answer as the metrics' label `outcome`."""
-    return _OUTCOMES.get(answer.reason, "unauthenticated")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from quotas import paths, scopes
 from quotas.addresses import Address, counted
-from quotas.checks import Reason
+from quotas.answers import Reason
 from quotas.decisions import Decision, Memory, Standing, take
 from quotas.errors import CredentialError
 from quotas.identities import Identities

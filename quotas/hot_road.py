@@ -20,7 +20,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from quotas import faces
-from quotas.checks import Answer
+from quotas.answers import Answer
 from quotas.faces import Face
 from quotas.rendering import Response, check_response
 

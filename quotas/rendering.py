@@ -16,7 +16,7 @@ from http import HTTPStatus
 import orjson
 
 from quotas import scopes, windows
-from quotas.checks import Answer, Reason
+from quotas.answers import Answer, Reason
 from quotas.decisions import Decision, Standing
 from quotas.faces import NATIVE, Face
 from quotas.fields import encoded

@@ -18,9 +18,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from quotas import faces, problems, rendering, scopes
+from quotas.answers import Answer, Reason
 from quotas.audit import Audit, Change, Told
 from quotas.bodies import HistoryBody, HistoryQuery, IssuedKeyBody, KeysBody, OwnRotation, UsageBody
-from quotas.checks import Answer, Checks, Reason
+from quotas.checks import Checks
 from quotas.clients import Clients
 from quotas.errors import ConflictError, NotFoundError, StoreUnavailableError
 from quotas.keys import Environment

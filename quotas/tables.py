@@ -7,7 +7,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from quotas import scopes
-from quotas.checks import Reason
+from quotas.answers import Reason
 from quotas.explaining import Explanation, LimitStory
 from quotas.limits import Bucket, Limit, Mode, Per
 

@@ -26,7 +26,7 @@ from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 from opentelemetry.trace.propagation import set_span_in_context
 
-from quotas.checks import Answer, outcome
+from quotas.answers import Answer
 from quotas.errors import ConfigError, Fault
 from quotas.faces import Face
 from quotas.requests import common_method
@@ -177,7 +177,7 @@ def _attributes(answer: Answer, face: Face, status: int, method: str) -> dict[st
         "http.request.method": "_OTHER" if asked == "other" else asked,
         "http.response.status_code": status,
         "quotas.face": face.name,
-        "quotas.outcome": outcome(answer),
+        "quotas.outcome": answer.outcome,
     }
     if answer.identity is not None:
         told["quotas.plan"] = answer.identity.client.plan

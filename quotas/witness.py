@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Collection
 
 from quotas import requests
-from quotas.checks import Answer
+from quotas.answers import Answer
 from quotas.faces import Face
 from quotas.log_lines import fields
 

@@ -7,7 +7,7 @@ import yaml
 
 from dashboards import queries
 from dashboards.panels import OUTCOMES
-from quotas import checks
+from quotas import answers
 
 ROOT = queries.FOLDER.parent
 DOCUMENTED = {
@@ -73,5 +73,4 @@ def test_legends_name_labels_that_are_there() -> None:
 
 
 def test_every_outcome_has_a_colour_and_no_other() -> None:
-    # `unauthenticated` is what every other reason is.
-    assert set(OUTCOMES) == {*checks._OUTCOMES.values(), "unauthenticated"}  # noqa: SLF001 # The list of them all.
+    assert set(OUTCOMES) == {answers.outcome_of(reason) for reason in (None, *answers.Reason)}

@@ -7,7 +7,8 @@ from pathlib import Path
 from unittest.mock import patch
 
 from quotas import app, plans
-from quotas.checks import Answer, Checks, Reason
+from quotas.answers import Answer, Reason
+from quotas.checks import Checks
 from quotas.clients import Clients
 from quotas.configuration import ConfigFile
 from quotas.registry import Registry

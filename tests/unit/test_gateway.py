@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quotas import gateway
-from quotas.checks import Answer, Reason
+from quotas.answers import Answer, Reason
 from quotas.faces import NGINX
 from quotas.gateway import Address, Gateway, Options
 from quotas.rendering import check_response

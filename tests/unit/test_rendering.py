@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quotas.checks import Answer, Reason
+from quotas.answers import Answer, Reason
 from quotas.decisions import Decision, Outcome, Standing
 from quotas.faces import ENVOY, FACES, NGINX, Face
 from quotas.keys import Environment

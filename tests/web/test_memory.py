@@ -17,7 +17,8 @@ from soak import CREDENTIALS, SOAKS
 from unit import signing
 
 from quotas import keys
-from quotas.checks import Checks, Reason
+from quotas.answers import Reason
+from quotas.checks import Checks
 
 from .timed import Clock, timed
 

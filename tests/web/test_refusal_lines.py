@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from quotas.checks import Answer, Reason
+from quotas.answers import Answer, Reason
 from quotas.faces import NATIVE, NGINX
 from quotas.witness import Witness
 

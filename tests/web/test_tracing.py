@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from quotas import app, tracing
-from quotas.checks import Answer
+from quotas.answers import Answer
 from quotas.errors import ConfigError
 from quotas.faces import NATIVE
 from quotas.settings import Settings

@@ -22,7 +22,7 @@ from typing import cast
 import uvloop
 
 from loadtests import processes
-from quotas import app, embedded, plans
+from quotas import app, embedded, plan_files
 from quotas.plans import Plan
 from quotas.scripts import TAKE, PackedPlan, Take, record_key, state_key, take_words, used_key
 from quotas.settings import Settings
@@ -140,7 +140,7 @@ def _listens(port: int) -> bool:
 
 
 async def _keys(url: str, settings: Settings) -> list[str]:
-    config = plans.parse(PLANS, "bench")
+    config = plan_files.parse(PLANS, "bench")
     async with app.open_operations(settings, url, config, actor="bench") as services:
         made = []
         for number in range(CLIENTS):
@@ -178,7 +178,7 @@ def http_figures(rounds: int, seconds: float) -> dict[str, list[Figure]]:
 
 async def _script_us(url: str, rounds: int) -> tuple[dict[str, float], dict[str, int]]:
     """Redis CPU of each script in microseconds a call, and the bytes of a client's state and of days of its history."""
-    (plan,) = plans.parse(PLANS, "bench").plans.values()
+    (plan,) = plan_files.parse(PLANS, "bench").plans.values()
     eight = replace(plan, limits=tuple(replace(plan.limits[0], name=f"limit-{number}") for number in range(8)))
     found: dict[str, list[float]] = {}
     async with Store(url) as store:

@@ -21,7 +21,9 @@ from quotas.issuers import MAX_TEXT
 from quotas.keys import Environment
 from quotas.limits import EXACT, Bucket, Mode, Per
 from quotas.overrides import Override
-from quotas.plans import MAX_CLIENT_NAME, AnchorDay, BurstNumber, QuotaText, RateText, Scopes, ZoneName, is_client_name
+from quotas.plan_files import Scopes
+from quotas.plans import MAX_CLIENT_NAME, is_client_name
+from quotas.rates import AnchorDay, BurstNumber, QuotaText, RateText, ZoneName
 from quotas.registry import Alias, Client, Identity, Key, Status
 from quotas.reports import Asked, By, History, HistoryPage
 from quotas.revocations import Revocation

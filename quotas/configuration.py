@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from quotas import plans
+from quotas import plan_files
 from quotas.errors import ConfigError, Fault
 from quotas.plans import Config
 
@@ -27,7 +27,7 @@ class ConfigFile:
 
     def read(self) -> Config:
         """What it says. Raises ConfigError with every fault."""
-        return plans.parse(self.text(), self.source)
+        return plan_files.parse(self.text(), self.source)
 
     def text(self) -> str:
         """Its text. Raises ConfigError when it cannot be had."""

@@ -13,16 +13,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from quotas import instants
 from quotas.limits import Bucket, Limit, Quota
-from quotas.plans import (
-    AnchorDay,
-    BurstNumber,
-    Plan,
-    QuotaText,
-    RateText,
-    ZoneName,
-    parse_quota,
-    parse_rate,
-)
+from quotas.plans import Plan
+from quotas.rates import AnchorDay, BurstNumber, QuotaText, RateText, ZoneName, parse_quota, parse_rate
 
 
 class Override(BaseModel):

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Self
 
-from quotas import plans
+from quotas import plan_files
 from quotas.configuration import ConfigFile, Fingerprint
 from quotas.errors import ConfigError, StoreUnavailableError
 from quotas.metrics import Metrics
@@ -68,7 +68,7 @@ class Reloader:
         with contextlib.suppress(RuntimeError, ValueError):  # Signals reach the main thread only; tests may not be it.
             loop.add_signal_handler(signal.SIGHUP, self._asked.set)
         if self._file.fingerprint() != self._known and self._shelf is not None and self._shelf.exists():
-            self._use(plans.parse(self._shelf.read_text("utf-8"), self._planbook.config.source))
+            self._use(plan_files.parse(self._shelf.read_text("utf-8"), self._planbook.config.source))
         try:
             await self._adopt(self._planbook.config)
         except StoreUnavailableError:
@@ -90,7 +90,7 @@ class Reloader:
         """Read the file and have its plans in force; False, and nothing has changed, when it cannot be used."""
         try:
             text = await asyncio.to_thread(self._file.text)
-            config = await asyncio.to_thread(plans.parse, text, self._file.source)
+            config = await asyncio.to_thread(plan_files.parse, text, self._file.source)
             self._use(config)
         except ConfigError as error:
             log.error("the configuration was not reloaded, the old plans stay in force: %s", error)  # noqa: TRY400 # No fault of ours.

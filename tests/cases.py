@@ -7,7 +7,7 @@ from typing import Any
 
 from quotas.decisions import Decision
 from quotas.limits import Bucket, Limit, Quota, Window
-from quotas.plans import UNIT_US
+from quotas.rates import UNIT_US
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from unittest.mock import patch
 from redis import Redis
 from takes import with_store
 
-from quotas import app, cli, plans
+from quotas import app, cli, plan_files
 from quotas.registry import Registry
 from quotas.scripts import PackedPlan, Take, take
 from quotas.store import Store
@@ -104,7 +104,7 @@ def spend(redis_url: str, plan_yaml: str, client_name: str, cost: int, *skipped:
             now_us=app.clock(),
             skipped=frozenset(skipped),
         )
-        decision = await take(store, PackedPlan(plans.parse(plan_yaml, "test").plans[client.plan].limits), asked)
+        decision = await take(store, PackedPlan(plan_files.parse(plan_yaml, "test").plans[client.plan].limits), asked)
         assert decision is not None
         assert decision.allowed
 

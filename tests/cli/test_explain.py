@@ -8,7 +8,7 @@ from unittest.mock import patch
 
 import pytest
 
-from quotas import app, plans
+from quotas import app, plan_files
 from quotas.configuration import ConfigFile
 from quotas.settings import Settings
 
@@ -440,7 +440,7 @@ class TestAddress:
         shop.terminal.file("quotas.yaml", PLANS + "anonymous: {plan: free}\n")
 
         async def check() -> None:
-            config = plans.parse((shop.terminal.folder / "quotas.yaml").read_text("utf-8"), "test plans")
+            config = plan_files.parse((shop.terminal.folder / "quotas.yaml").read_text("utf-8"), "test plans")
             worker = app.Worker(Settings(redis_url=shop.url), ConfigFile(None), None, config, None, None)()
             async with worker.router.lifespan_context(worker) as state:
                 assert state is not None

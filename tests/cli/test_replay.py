@@ -19,11 +19,11 @@ import yaml
 from cases import Case, answer, load_cases
 from takes import with_store
 
-from quotas import embedded, paths, plans
+from quotas import embedded, paths, plan_files
 from quotas.decisions import Memory, take
 from quotas.limits import Bucket, Limit
 from quotas.logs import LoggedRequest, parser
-from quotas.plans import UNIT_US
+from quotas.rates import UNIT_US
 from quotas.replay import BATCH, Replay
 from quotas.replay_command import LogFile
 from quotas.store import Store
@@ -651,7 +651,7 @@ plans:
 
     def test_5000_lines_of_500_clients_to_the_integer(self, offline: Terminal) -> None:
         source = random.Random(20_261_125)
-        plan = plans.parse(self.CONFIG, "test").plans["only"]
+        plan = plan_files.parse(self.CONFIG, "test").plans["only"]
         memories: dict[str, Memory | None] = {}
         now_us, lines, right = us("2026-03-08T04:00:00+00:00"), [], []
         for _ in range(5_000):
@@ -952,7 +952,7 @@ class TestBoundedMemory:
                 yield LoggedRequest(NOON_US + number, f"client {number % 5}")
 
         async def work(store: Store) -> list[tuple[int, int]]:
-            replay = Replay(store, plans.parse(ONE_PLAN, "test"))
+            replay = Replay(store, plan_files.parse(ONE_PLAN, "test"))
             done, seen = 0, []
             async for batch in replay.run(log()):
                 done += len(batch)
@@ -976,7 +976,7 @@ class TestBoundedMemory:
         """What a replay keeps of a client is one id."""
 
         async def work(store: Store) -> int:
-            replay = Replay(store, plans.parse(ONE_PLAN, "test"))
+            replay = Replay(store, plan_files.parse(ONE_PLAN, "test"))
             requests = (LoggedRequest(NOON_US + number, f"client {number % 3}") for number in range(4 * BATCH))
             async for _ in replay.run(requests):
                 pass

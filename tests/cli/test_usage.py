@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 from takes import with_store
 
-from quotas import instants, plans
+from quotas import instants, plan_files
 from quotas.refusals import Refusals
 from quotas.registry import Registry
 from quotas.scripts import PackedPlan, Take, take
@@ -33,7 +33,7 @@ Used = Sequence[tuple[str, str, int]]
 
 def use(redis_url: str, used: Used) -> None:
     async def work(store: Store) -> None:
-        registry, config = Registry(store), plans.parse(PLANS, "test")
+        registry, config = Registry(store), plan_files.parse(PLANS, "test")
         refusals = Refusals(store, lambda _: None)
         for name, at, number in used:
             client = await registry.client(name)

@@ -15,7 +15,7 @@ import httpx
 import pytest
 from redis import Redis
 
-from quotas import embedded, plans
+from quotas import embedded, plan_files
 from quotas import reloading as reloading_module
 from quotas.configuration import ConfigFile
 from quotas.metrics import Metrics
@@ -297,7 +297,7 @@ def test_a_large_file_is_read_while_checks_go_on(tmp_path: Path) -> None:
                 await asyncio.sleep(0)
 
         watched = ConfigFile(file)
-        book = Planbook(plans.parse(TWO, "before"))
+        book = Planbook(plan_files.parse(TWO, "before"))
         async with Reloader(
             file=watched, known=watched.fingerprint(), planbook=book, use=book.use, metrics=Metrics(), adopt=adopt
         ) as reloader:
@@ -330,7 +330,7 @@ def test_a_bad_file_stays_told_when_the_clients_of_the_one_before_are_kept_late(
 
         file.write_text(GOLD.substitute(plan="free"), "utf-8")
         watched = ConfigFile(file)
-        book = Planbook(plans.parse(TWO, "before"))
+        book = Planbook(plan_files.parse(TWO, "before"))
         async with Reloader(
             file=watched, known=watched.fingerprint(), planbook=book, use=book.use, metrics=metrics, adopt=adopt
         ) as reloader:

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from unittest.mock import patch
 
-from quotas import app, plans
+from quotas import app, plan_files
 from quotas.answers import Answer, Reason
 from quotas.checks import Checks
 from quotas.clients import Clients
@@ -17,7 +17,7 @@ from quotas.store import Store
 
 from .proxy import Command, Fate, proxy
 
-CONFIG = plans.parse(
+CONFIG = plan_files.parse(
     "plans: {lenient: {limits: {once: {rate: 0/second, burst: 10}}, on_store_error: allow}}", "test plans"
 )
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from quotas import app, importing, plans
+from quotas import app, importing, plan_files
 from quotas.clients import Clients
 from quotas.errors import ConflictError, NotFoundError, RequestError, StoreUnavailableError
 from quotas.identities import Identities
@@ -31,7 +31,7 @@ from .proxy import Command, Fate, Proxy, proxy
 
 MOST_COMMANDS = 20
 FATES = [Fate.CUT, Fate.CUT_BEFORE]
-CONFIG: Config = plans.parse("plans: {free: {limits: {once: {rate: 0/second, burst: 10}}}}", "test plans")
+CONFIG: Config = plan_files.parse("plans: {free: {limits: {once: {rate: 0/second, burst: 10}}}}", "test plans")
 
 
 def clients_on(store: Store) -> Clients:

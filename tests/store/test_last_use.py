@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from takes import with_store
 
-from quotas import last_use, plans
+from quotas import last_use, plan_files
 from quotas.clients import Clients
 from quotas.errors import StoreUnavailableError
 from quotas.last_use import LastUse
@@ -15,7 +15,7 @@ from quotas.store import Store
 
 from .proxy import Command, Fate, Proxy, proxy
 
-CONFIG = plans.parse("plans: {free: {limits: {a: {rate: 5/second}}}}", "test plans")
+CONFIG = plan_files.parse("plans: {free: {limits: {a: {rate: 5/second}}}}", "test plans")
 HOUR = 500_000
 NOW_US = HOUR * HOUR_US + 1_234
 

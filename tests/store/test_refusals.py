@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from takes import with_store
 
-from quotas import plans, refusals
+from quotas import plan_files, refusals
 from quotas.clients import Clients
 from quotas.errors import StoreUnavailableError
 from quotas.refusals import Refusals
@@ -17,7 +17,7 @@ from quotas.tallies import DAY_US, QUARTER_US
 
 from .proxy import Command, Fate, proxy
 
-CONFIG = plans.parse("plans: {free: {limits: {a: {rate: 5/second}}}}", "test plans")
+CONFIG = plan_files.parse("plans: {free: {limits: {a: {rate: 5/second}}}}", "test plans")
 DAY = 20_522
 NOW_US = DAY * DAY_US + 53 * QUARTER_US
 KEEP_S = 400 * 86_400

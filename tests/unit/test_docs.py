@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from quotas import cli, plans, settings
+from quotas import cli, plan_files, settings
 from quotas.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]
@@ -54,7 +54,7 @@ def test_every_command_is_told_of(name: str) -> None:
 
 def test_the_readme_s_plans_are_plans() -> None:
     (block,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
-    config = plans.parse(block, "README.md")
+    config = plan_files.parse(block, "README.md")
     assert set(config.plans) == {"free", "pro"}
     assert list(config.issuers) == ["https://id.example.com"]
 

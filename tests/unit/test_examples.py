@@ -11,7 +11,8 @@ import quotas
 from quotas.decisions import Decision, Memory, Outcome, take
 from quotas.limits import Bucket, Mode, Per, Quota
 from quotas.paths import readings
-from quotas.plans import Plan, parse
+from quotas.plan_files import parse
+from quotas.plans import Plan
 from quotas.windows import window_at
 
 EXAMPLES = Path(quotas.__file__).parent / "examples"

@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from quotas import plans, rows
+from quotas import plan_files, rows
 from quotas.exposition import Format
 from quotas.metrics import OUTCOMES, Metrics
 from quotas.plans import Config
@@ -52,7 +52,7 @@ class Clock:
 
 
 def config(max_clients: int) -> Config:
-    return plans.parse(PLANS.format(max_clients), "test plans")
+    return plan_files.parse(PLANS.format(max_clients), "test plans")
 
 
 @dataclass(slots=True)

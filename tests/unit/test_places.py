@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quotas import plans
+from quotas import plan_files
 from quotas.errors import ConfigError, CredentialError, RequestError
 from quotas.places import MAX_CREDENTIAL, Places
 from quotas.requests import read
@@ -152,7 +152,7 @@ def test_any_values_give_one_credential_that_was_there_or_a_reason(headers: Head
     ],
 )
 def test_the_file_names_the_places(text: str, places: Places) -> None:
-    assert plans.parse(PLANS + text, "test plans").places == places
+    assert plan_files.parse(PLANS + text, "test plans").places == places
 
 
 @pytest.mark.parametrize(
@@ -185,5 +185,5 @@ def test_all_faults_are_told_at_once() -> None:
 
 def _faults(text: str) -> list[tuple[str, str]]:
     with pytest.raises(ConfigError) as caught:
-        plans.parse(PLANS + text, "test plans")
+        plan_files.parse(PLANS + text, "test plans")
     return [(fault.path, fault.message) for fault in caught.value.faults]

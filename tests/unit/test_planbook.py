@@ -2,18 +2,18 @@
 
 import pytest
 
+from quotas import plan_files
 from quotas import planbook as planbook_module
-from quotas import plans
 from quotas.limits import Bucket
 from quotas.overrides import Override, dump
 from quotas.planbook import Planbook, PlanInForce
 from quotas.registry import Client, Status
 
 NOW_US = 1_781_092_800_000_000
-CONFIG = plans.parse(
+CONFIG = plan_files.parse(
     "plans: {free: {limits: {fast: {rate: 5/second, burst: 10}}}, pro: {limits: {fast: {rate: 9/second}}}}", "test"
 )
-OTHER = plans.parse("plans: {free: {limits: {fast: {rate: 7/second, burst: 70}}}}", "other")
+OTHER = plan_files.parse("plans: {free: {limits: {fast: {rate: 7/second, burst: 70}}}}", "other")
 
 
 def client(name: str = "acme", plan: str = "free", fast: Override | None = None) -> Client:
@@ -80,7 +80,7 @@ def test_another_configuration_holds_at_once(fast: Override | None) -> None:
 def test_an_override_of_a_limit_that_comes_back_holds_again() -> None:
     book = Planbook(CONFIG)
     raised = client(fast=Override(burst=80))
-    book.use(plans.parse("plans: {free: {limits: {fast: {quota: 5/day}}}}", "quota"))
+    book.use(plan_files.parse("plans: {free: {limits: {fast: {quota: 5/day}}}}", "quota"))
     in_force = book.of(raised, NOW_US)
     assert in_force is not None
     assert not isinstance(in_force.plan.limits[0].rule, Bucket)

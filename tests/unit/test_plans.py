@@ -13,7 +13,9 @@ from quotas.errors import ConfigError
 from quotas.faces import FACES
 from quotas.limits import Bucket, Limit, Mode, Per, Quota, Window
 from quotas.places import ALWAYS
-from quotas.plans import Config, Dedupe, HeaderStyle, Preflight, StoreErrorPolicy, parse, parse_quota, parse_rate
+from quotas.plan_files import parse
+from quotas.plans import Config, Dedupe, HeaderStyle, Preflight, StoreErrorPolicy
+from quotas.rates import parse_quota, parse_rate
 from quotas.requests import _looked_at
 
 SECOND = 1_000_000

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from quotas import scopes
 from quotas.errors import ConfigError, CredentialError
-from quotas.plans import parse
+from quotas.plan_files import parse
 from quotas.tokens import Verified, verify
 
 from .signing import CLAIMS, NOW, SETS, signed, trusted

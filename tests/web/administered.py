@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 from starlette.applications import Starlette
 
-from quotas import admin, app, plans
+from quotas import admin, app, plan_files
 from quotas.admin_operations import Admin
 from quotas.audit import Audit, Told
 from quotas.clients import Clients
@@ -57,7 +57,7 @@ class Office:
 async def office(
     redis_url: str, *, clock: Callable[[], int] = app.clock, port: int | None = None
 ) -> AsyncIterator[Office]:
-    config = plans.parse(PLANS, "test plans")
+    config = plan_files.parse(PLANS, "test plans")
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(Store(redis_url))
         registry = Registry(store)

@@ -9,7 +9,7 @@ from unittest.mock import patch
 import httpx
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from quotas import app, plans
+from quotas import app, plan_files
 from quotas.clients import Clients
 from quotas.configuration import ConfigFile
 from quotas.registry import Registry
@@ -83,7 +83,7 @@ async def service(  # noqa: PLR0913 # One parameter for each thing that a test m
     made = Settings(
         redis_url=redis_url, store_timeout_ms=timeout_ms, key_pepper=pepper, admin_token=admin_token, **settings
     )
-    config = plans.parse(plan_yaml, "test plans")
+    config = plan_files.parse(plan_yaml, "test plans")
     application = app.Worker(made, ConfigFile(None), None, config, None, None)()
     async with AsyncExitStack() as stack:
         with patch.object(app, "clock", clock), patch.object(app, "UPKEEP_S", upkeep_s):

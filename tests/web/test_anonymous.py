@@ -6,7 +6,7 @@ from hashlib import sha256
 import httpx
 import pytest
 
-from quotas import plans
+from quotas import plan_files
 from quotas.errors import ConfigError
 
 from .monitor import holdings, watched
@@ -240,5 +240,5 @@ def test_the_plan_decides_when_the_store_is_away(
 )
 def test_what_is_wrong_with_it_is_told_with_its_place(text: str, path: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        plans.parse(PLANS + text, "test plans")
+        plan_files.parse(PLANS + text, "test plans")
     assert [fault.path for fault in caught.value.faults] == [path]

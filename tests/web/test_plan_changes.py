@@ -8,7 +8,7 @@ from random import Random
 import httpx
 import pytest
 
-from quotas import decisions, plans
+from quotas import decisions, plan_files
 from quotas.errors import ConflictError, NotFoundError
 from quotas.overrides import Override
 
@@ -38,7 +38,7 @@ async def two(redis_url: str, clock: Clock) -> AsyncIterator[Workers]:
 
 def changes(workers: Workers, way: str) -> Change:
     """Put the client `acme` on another plan: by the registry, or by giving its own plan that one's limits."""
-    config = plans.parse(PLANS, "test plans")
+    config = plan_files.parse(PLANS, "test plans")
 
     async def by_registry(plan: str) -> None:
         await workers[0].clients.set_plan("acme", plan)
@@ -202,7 +202,7 @@ class TestMinting:
     def test_a_random_sequence_is_the_model_and_mints_nothing(self, redis_url: str, seed: int) -> None:
         random = Random(seed)
         names = ["huge", "tiny", "some", "deep", "flat", "both", "kind"]
-        config = plans.parse(PLANS, "test plans")
+        config = plan_files.parse(PLANS, "test plans")
         clock = noon()
 
         async def work() -> None:

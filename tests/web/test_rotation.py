@@ -11,7 +11,7 @@ from quotas.clients import Clients
 from quotas.errors import CredentialError, NotFoundError
 from quotas.identities import Identities
 from quotas.keys import Environment
-from quotas.plans import parse
+from quotas.plan_files import parse
 from quotas.registry import Registry
 from quotas.store import Store
 

@@ -10,7 +10,7 @@ from unittest.mock import patch
 import httpx
 from starlette.types import Receive, Scope, Send
 
-from quotas import app, plans, refunds
+from quotas import app, plan_files, refunds
 from quotas.checks import Checks
 from quotas.clients import Clients
 from quotas.configuration import ConfigFile
@@ -69,7 +69,7 @@ class Timed:
 
     def use(self, plan_yaml: str) -> None:
         """Have these plans in force, as a reload does."""
-        self.services.planbook.use(plans.parse(plan_yaml, "test plans"))
+        self.services.planbook.use(plan_files.parse(plan_yaml, "test plans"))
 
     async def key(self, name: str = "acme", plan: str = "plan") -> str:
         """The secret of a new client's only key."""
@@ -113,7 +113,7 @@ async def timed(
 ) -> AsyncIterator[Timed]:
     """A worker with these plans whose clock is this one, and decides limits and refunds unless the store's is to."""
     settings = Settings(redis_url=redis_url, store_timeout_ms=PATIENCE_MS)
-    config = plans.parse(plan_yaml, "test plans")
+    config = plan_files.parse(plan_yaml, "test plans")
     application = app.Worker(settings, ConfigFile(None), None, config, None, None)()
     async with AsyncExitStack() as stack:
         stack.enter_context(patch.object(refunds, "Refund", partial(Refund, own_clock=clock_decides)))

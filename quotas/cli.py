@@ -34,6 +34,7 @@ from quotas.errors import (
     NotFoundError,
     StoreUnavailableError,
 )
+from quotas.explaining import RawState
 from quotas.logs import LogError
 from quotas.plans import Config
 from quotas.scripts import Refunded
@@ -189,15 +190,27 @@ def show_audit(
 
 @app.command()
 def explain(
-    credential: Annotated[str, typer.Argument(help="The credential; - reads it from standard input. See --address.")],
-    method: Annotated[str, typer.Argument(help="The request's method.")],
-    path: Annotated[str, typer.Argument(help="The request's path.")],
+    credential: Annotated[
+        str, typer.Argument(help="The credential; - reads it from standard input. See --address and --state.")
+    ],
+    method: Annotated[str, typer.Argument(help="The request's method.")] = "",
+    path: Annotated[str, typer.Argument(help="The request's path.")] = "",
     cost: Annotated[int | None, typer.Option(min=0, help="Units; the plan's cost rules decide if unset.")] = None,
     address: Annotated[bool, typer.Option("--address", help="It is the address of a caller without one.")] = False,
+    state: Annotated[
+        bool, typer.Option("--state", help="It is a client's name: show what the store remembers of its limits, raw.")
+    ] = False,
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Say why a request would be allowed or refused; takes nothing. Exit code 1 when it would be refused."""
+    if state:
+        if method or path or address or cost is not None:
+            raise typer.BadParameter("--state goes with a client's name alone")
+        _show_states(credential, as_json=as_json)
+        return
+    if not method or not path:
+        raise typer.BadParameter("say the request's method and path")
     given = sys.stdin.readline().strip() if credential == "-" else credential
     who = addresses.parse(given) if address else terminal.as_bytes(given)
     if who is None:
@@ -210,6 +223,22 @@ def explain(
     else:
         tables.print_explanation(out, explanation)
     raise typer.Exit(0 if explanation.reason is None else 1)
+
+
+def _show_states(name: str, *, as_json: bool) -> None:
+    async def look(services: Operations) -> list[RawState]:
+        client = await services.clients.get(name)
+        keys = [key.id for key in await services.clients.keys_of(name)]
+        return await services.explainer.states(client.id, keys)
+
+    states = terminal.with_operations_of_no_plan(look)
+    if as_json:
+        terminal.print_json([tables.state_fields(each) for each in states])
+        return
+    for each in states:
+        tables.print_state(out, each)
+    if not states:
+        err.print("The store remembers nothing of it: every bucket is full and no quota is used.")
 
 
 @app.command()

@@ -1,6 +1,6 @@
 """Why a check would be allowed or refused, told from what the store holds. It takes nothing and writes nothing."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from quotas import paths, scopes
@@ -48,6 +48,20 @@ class Explanation:
     required_scopes: frozenset[str] = scopes.NONE
 
 
+@dataclass(frozen=True, slots=True)
+class RawState:
+    """One of a client's states as the store has it, and what its bytes say.
+
+    It still lives for `lives_ms`; None is for ever, which no script writes.
+    """
+
+    key: str
+    data: bytes
+    lives_ms: int | None
+    generation: int
+    memory: Memory
+
+
 class Explainer:
     """Explains checks. `clock` gives epoch microseconds and judges expiry; the store's own judges limits."""
 
@@ -86,6 +100,18 @@ class Explainer:
         decision = Decision.of(now_us, list(standings.values())) if required <= identity.scopes else None
         reason = Reason.INSUFFICIENT_SCOPE if decision is None else Reason.of(decision)
         return Explanation(reason, identity, in_force, cost, readings, stories, decision, required)
+
+    async def states(self, client_id: str, key_ids: Iterable[str]) -> list[RawState]:
+        """The states of a client that exist: of its limits, of its test keys, and of what counts per key."""
+        names = [state_key(client_id), state_key(client_id, test=True)]
+        names += [key_state_key(client_id, key_id) for key_id in key_ids]
+        found = []
+        for name in names:
+            data, lives_ms = await self._store.call("GET", name), await self._store.call("PTTL", name)
+            if data is not None:
+                generation, memory = decode_state(data)
+                found.append(RawState(name, data, lives_ms if lives_ms >= 0 else None, generation, memory))
+        return found
 
     async def _identity(self, who: bytes | Address) -> Identity:
         if isinstance(who, bytes):

@@ -6,9 +6,9 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from quotas import scopes
+from quotas import instants, scopes
 from quotas.answers import Reason
-from quotas.explaining import Explanation, LimitStory
+from quotas.explaining import Explanation, LimitStory, RawState
 from quotas.limits import Bucket, Limit, Mode, Per
 
 _SECOND_US = 1_000_000
@@ -103,6 +103,43 @@ def explanation_fields(explanation: Explanation) -> dict[str, object]:
         "retry_after_us": None if decision is None else decision.retry_after_us,
         "limits": {story.limit.name: _story_fields(story) for story in explanation.stories},
     }
+
+
+def state_fields(state: RawState) -> dict[str, object]:
+    """A state for machines: its bytes in hexadecimal, and what they say in grains and units."""
+    memory = state.memory
+    buckets = {
+        name: {"level_grains": level, "grains": rule.grains, "refill": rule.refill, "burst": rule.burst}
+        for name, (rule, level) in memory.levels.items()
+    }
+    quotas = {name: {"window_end_us": end_us, "used": used} for name, (end_us, used) in memory.counts.items()}
+    return {
+        "key": state.key,
+        "bytes": state.data.hex(),
+        "lives_ms": state.lives_ms,
+        "generation": state.generation,
+        "at_us": memory.at_us,
+        "until_us": memory.until_us,
+        "limits": {name: (buckets | quotas)[name] for name, _ in memory.layout},
+    }
+
+
+def print_state(out: Console, state: RawState) -> None:
+    """A state for people."""
+    memory = state.memory
+    lives = "for ever" if state.lives_ms is None else duration(state.lives_ms * 1000)
+    out.print(f"{state.key}: {len(state.data)} bytes, generation {state.generation}, lives {lives}")
+    out.print(f"written {instants.show(memory.at_us)}, of use until {instants.show(memory.until_us)}")
+    rows = []
+    for name, _ in memory.layout:
+        if name in memory.levels:
+            rule, level = memory.levels[name]
+            rows.append((name, f"holds {level} of {rule.capacity} grains, {rule.grains} a token"))
+        else:
+            end_us, used = memory.counts[name]
+            rows.append((name, f"{used} used in the window that ends {instants.show(end_us)}"))
+    print_table(out, ("limit", "as written"), rows)
+    out.print(state.data.hex())
 
 
 def _story_fields(story: LimitStory) -> dict[str, object]:

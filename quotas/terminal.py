@@ -55,7 +55,12 @@ def with_clients(work: Callable[[Clients], Awaitable[T]], config: Path | None = 
 
 def without_plans(work: Callable[[Clients], Awaitable[T]]) -> T:
     """The same for what no plan is needed for: a file that cannot be used must not keep anybody from revoking."""
-    return _with_plans(lambda services: work(services.clients), settings(None), Config("no plans", {}))
+    return with_operations_of_no_plan(lambda services: work(services.clients))
+
+
+def with_operations_of_no_plan(work: Callable[[Operations], Awaitable[T]]) -> T:
+    """Do something that no plan is needed for."""
+    return _with_plans(work, settings(None), Config("no plans", {}))
 
 
 def with_revoking(work: Callable[[Revoking], Awaitable[T]], config: Path | None) -> T:

@@ -466,3 +466,35 @@ class TestAddress:
         assert done.code == 2
         assert "an IP address" in done.err
         assert "quotas_live_x" not in done.err
+
+
+class TestState:
+    def test_it_is_shown_decoded_and_raw(self, shop: Shop) -> None:
+        shop.key("once")
+        assert shop.terminal("explain", "--state", "acme").err.startswith("The store remembers nothing")
+        assert shop.terminal("explain", "--state", "acme", "--json").json == []
+        shop.spend(1)
+        states = {
+            each["key"].rpartition("}:")[2]: each for each in shop.terminal("explain", "acme", "--state", "--json").json
+        }
+        key = shop.terminal.good("keys", "list", "--client", "acme", "--json").json[0]["id"]
+        assert set(states) == {"state", f"key:{key}"}
+        state = states["state"]
+        assert state["limits"]["all"] == {"level_grains": 39, "grains": 1, "refill": 0, "burst": 40}
+        assert state["limits"]["metered"]["used"] == 1
+        assert len(bytes.fromhex(state["bytes"])) > 26
+        assert state["lives_ms"] > 0
+        told = shop.terminal("explain", "--state", "acme").out
+        assert state["bytes"] in told
+        assert "holds 39 of 40 grains" in told
+        assert "1 used in the window" in told
+
+    @pytest.mark.parametrize("words", [("GET", "/"), ("--cost", "1"), ("--address",)])
+    def test_it_goes_with_a_name_alone(self, shop: Shop, words: tuple[str, ...]) -> None:
+        shop.key("once")
+        assert shop.terminal("explain", "--state", "acme", *words).code == 2
+
+    def test_a_client_that_is_not_there_is_no_and_a_request_needs_both(self, shop: Shop) -> None:
+        assert shop.terminal("explain", "--state", "nobody").code == 1
+        assert shop.terminal("explain", "some-key").code == 2
+        assert shop.terminal("explain", "some-key", "GET").code == 2

@@ -19,6 +19,7 @@ from quotas.configuration import ConfigFile, Fingerprint
 from quotas.directory import Directory
 from quotas.errors import ConfigError, Fault, StoreUnavailableError
 from quotas.explaining import Explainer
+from quotas.heads import Head
 from quotas.identities import Identities
 from quotas.importing import Importer
 from quotas.jwks import KeySets, read_decryption_keys
@@ -224,6 +225,7 @@ class Worker:
                 timeout_s=settings.store_timeout_ms / 1000,
                 clock=clock,
                 timer=time.perf_counter,
+                heads=None if tracer else Head.of,
             )
             await warm_up(store)
             refunds = Refunds(store=store, registry=registry, planbook=planbook, clock=clock)

@@ -7,7 +7,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable, Collection
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from quotas import paths, requests
 from quotas.addresses import counted
@@ -17,14 +17,15 @@ from quotas.errors import CredentialError, RequestError, StoreUnavailableError
 from quotas.faces import DIRECT, NATIVE, Face
 from quotas.identities import Identities
 from quotas.last_use import LastUse
-from quotas.limits import Mode
+from quotas.limits import Limit, Mode
 from quotas.metrics import Metrics
+from quotas.pipe import Call
 from quotas.planbook import Planbook, PlanInForce
-from quotas.plans import Config, Plan, Preflight, StoreErrorPolicy
+from quotas.plans import Config, HeaderStyle, Plan, Preflight, StoreErrorPolicy
 from quotas.refusals import Refusals
 from quotas.registry import HOUR_US, Identity, Status
 from quotas.requests import CheckRequest
-from quotas.scripts import STALE, TAKE, WINDOWS, Once, PackedPlan, Take, decision_of, take, take_words
+from quotas.scripts import STALE, TAKE, TAKEN, WINDOWS, Once, PackedPlan, Take, decision_of, take, take_words
 from quotas.store import Store, deadline
 
 LOG_EVERY_S = 10.0
@@ -37,6 +38,27 @@ log = logging.getLogger("quotas.checks")
 
 _ROUNDS = 3
 """Times a check asks again because the client changed under it; each time needs an operator's change to win."""
+
+
+class Asker(Protocol):
+    """Who waits for the answer to a check, and is told it once."""
+
+    def answer(self, answer: Answer | Exception) -> None:
+        """The answer, or what went wrong in here."""
+
+    def allowed(self, head: bytes) -> None:
+        """That it is allowed and there is nothing else to it; `head` is from the `Head` of whoever asks."""
+
+
+class Head(Protocol):
+    """What is told of allowed checks of one identity that are about all limits of its plan."""
+
+    def lines(self, reply: list[int]) -> bytes:
+        """It, after a reply of `lua/take.lua` that has taken."""
+
+
+Heads = Callable[[Identity, tuple[Limit, ...], HeaderStyle], Head | None]
+"""Where heads come from; None where an allowed answer has more to it."""
 
 
 class _Asked(NamedTuple):
@@ -58,6 +80,7 @@ class _Ready(NamedTuple):
 
     asked: _Asked
     packed: bytes
+    head: Head | None
     config: Config
     from_us: int
     until_us: int
@@ -67,7 +90,7 @@ class Checks:
     """Answers checks with one worker's knowledge. `clock` gives epoch microseconds, `timer` seconds for durations.
 
     `timeout_s` bounds each check, and has to be the patience of the store as well. The store's clock decides limits,
-    unless `clock_decides`: then `clock` does, for tests.
+    unless `clock_decides`: then `clock` does, for tests. Without `heads`, every asker is told an answer.
     """
 
     def __init__(  # noqa: PLR0913 # The composition root names each part once.
@@ -82,6 +105,7 @@ class Checks:
         timeout_s: float,
         clock: Callable[[], int],
         timer: Callable[[], float],
+        heads: Heads | None = None,
         clock_decides: bool = False,
     ) -> None:
         self._store = store
@@ -93,6 +117,7 @@ class Checks:
         self._timeout_s = timeout_s
         self._clock = clock
         self._timer = timer
+        self._heads = heads
         self._clock_decides = clock_decides
         self._untold = 0
         self._tell_at = -math.inf
@@ -127,17 +152,17 @@ class Checks:
         method: str,
         target: bytes = b"/",
         peer: str | None,
-        done: Callable[[Answer | Exception], object],
+        asker: Asker,
     ) -> bool:
         """The same check without a task, where this worker knows everything but what the take will say.
 
-        True: `done` is told the answer once, perhaps within this call, or what went wrong in here; it must not raise.
-        False: somebody must be waited for first, so ask `check`. Nothing was taken then, and nothing counted.
+        True: the asker is told the answer, perhaps within this call. False: somebody must be waited for first, so ask
+        `check`. Nothing was taken then, and nothing counted.
         """
         begun = self._timer()
         read = self._read(headers, face, method=method, target=target, peer=peer)
         if isinstance(read, Answer):
-            done(self._counted(read, begun))
+            asker.answer(self._counted(read, begun))
             return True
         request, nobody = read
         now_us = self._clock()
@@ -152,7 +177,8 @@ class Checks:
             and ready.config is self._planbook.config
             and ready.from_us <= now_us < ready.until_us
         ):
-            self._take_then(request, nobody, ready.asked, ready.packed, begun, done)
+            packed = ready.packed if not self._clock_decides else self._packed_at(ready.asked, now_us)
+            self._send(_Taking(self, request, nobody, ready.asked, packed, ready.head, begun, self._timer(), asker))
             return True
         try:
             asked = self._asked(request, digest, identity, now_us, sure=nobody is not None)
@@ -161,56 +187,63 @@ class Checks:
         if asked is None:
             return False
         if isinstance(asked, Answer):
-            done(self._counted(asked, begun))
+            asker.answer(self._counted(asked, begun))
             return True
         packed = TAKE.packed(*take_words(asked.plan, asked.take, now_us))
         if nobody is None:  # An address is somebody new each time.
             self._keep_ready(request, asked, packed, now_us)
-        self._take_then(request, nobody, asked, packed, begun, done)
+        self._send(_Taking(self, request, nobody, asked, packed, None, begun, self._timer(), asker))
         return True
 
     def _keep_ready(self, request: CheckRequest, asked: _Asked, packed: bytes, now_us: int) -> None:
         """Keep a take for the next check of this credential, if that will be the same one."""
         in_force = self._in_force(asked.loaded, now_us)
-        if not request.is_plain or self._clock_decides or in_force is None or in_force.plan.asks_for_paths:
+        if not request.is_plain or in_force is None or in_force.plan.asks_for_paths:
             return
         # A key is noted once an hour, so nothing is kept over the hour.
         ends = (in_force.until_us, asked.loaded.expires_at_us, now_us // HOUR_US * HOUR_US + HOUR_US)
         until_us = min(asked.plan.until_us(now_us), *(end for end in ends if end is not None))
         if len(self._ready) >= MAX_READY:
             self._ready.clear()
-        self._ready[asked.digest] = _Ready(asked, packed, self._planbook.config, now_us, until_us)
+        config = self._planbook.config
+        head = None if self._heads is None else self._heads(asked.identity, asked.plan.limits, config.headers)
+        self._ready[asked.digest] = _Ready(asked, packed, head, config, now_us, until_us)
 
-    def _take_then(  # noqa: PLR0913, PLR0917 # What the reply has to find again.
-        self,
-        request: CheckRequest,
-        nobody: Identity | None,
-        asked: _Asked,
-        packed: bytes,
-        begun: float,
-        done: Callable[[Answer | Exception], object],
-    ) -> None:
-        take_begun = self._timer()
+    @staticmethod
+    def _packed_at(asked: _Asked, now_us: int) -> bytes:
+        """The same take at another instant, which it says."""
+        return TAKE.packed(*take_words(asked.plan, asked.take._replace(now_us=now_us), now_us))
 
-        def told(reply: Any) -> None:
-            try:
-                answer = self._told(request, asked, reply, take_begun)
-                if answer is not None:
-                    self._counted(answer, begun)
-            except Exception as error:  # noqa: BLE001 # Nobody but the caller can be told: the store only reads replies.
-                done(error)
-                return
-            if answer is not None:
-                done(answer)
-                return
-            going_on = asyncio.create_task(self._go_on(request, nobody, begun, done))
-            self._going_on.add(going_on)
-            going_on.add_done_callback(self._going_on.discard)
-
+    def _send(self, taking: "_Taking") -> None:
+        """Send a take; one that cannot be sent is told why at once."""
         try:
-            self._store.run_then(TAKE, packed, told)
+            self._store.send(taking)
         except StoreUnavailableError as error:
-            told(error)
+            taking.tell(error)
+
+    def told(self, taking: "_Taking", reply: Any, asker: Asker) -> None:
+        """Tell who asked what the reply to a take comes down to."""
+        try:
+            head = taking.head
+            if head is not None and type(reply) is list and reply[0] == TAKEN:
+                lines = head.lines(reply)
+                ended = self._timer()
+                asked = taking.asked
+                self._metrics.taken(asked.identity.client, asked.take.cost, ended - taking.begun, ended - taking.sent)
+                asker.allowed(lines)
+                return
+            answer = self._told(taking.request, taking.asked, reply, taking.sent)
+            if answer is not None:
+                self._counted(answer, taking.begun)
+        except Exception as error:  # noqa: BLE001 # Nobody but the caller can be told: the store only reads replies.
+            asker.answer(error)
+            return
+        if answer is not None:
+            asker.answer(answer)
+            return
+        going_on = asyncio.create_task(self._go_on(taking.request, taking.nobody, taking.begun, asker))
+        self._going_on.add(going_on)
+        going_on.add_done_callback(self._going_on.discard)
 
     def _told(self, request: CheckRequest, asked: _Asked, reply: Any, begun: float) -> Answer | None:
         """What a reply to a take makes of the check; None when it must be asked again by who can wait."""
@@ -230,14 +263,14 @@ class Checks:
         request: CheckRequest,
         nobody: Identity | None,
         begun: float,
-        done: Callable[[Answer | Exception], object],
+        asker: Asker,
     ) -> None:
         try:
             answer = self._counted(await self._answer(request, nobody, begun), begun)
         except Exception as error:  # noqa: BLE001 # Nobody awaits this task.
-            done(error)
+            asker.answer(error)
         else:
-            done(answer)
+            asker.answer(answer)
 
     def _read(
         self, headers: Collection[tuple[bytes, bytes]], face: Face, *, method: str, target: bytes, peer: str | None
@@ -464,6 +497,45 @@ class Checks:
         )
         limits = (in_force.packed.fingerprint, *(name.encode() for name in sorted(skipped)))
         return Once.of(dedupe.within_us, *asked, *limits)
+
+
+class _Taking(Call):
+    """A take on its way, and what its reply has to find again. `head` None is to be answered in full."""
+
+    __slots__ = ("_asker", "_checks", "asked", "begun", "head", "nobody", "request", "sent")
+
+    def __init__(  # noqa: PLR0913, PLR0917 # One is made for each check, where names and a constructor below cost.
+        self,
+        checks: Checks,
+        request: CheckRequest,
+        nobody: Identity | None,
+        asked: _Asked,
+        packed: bytes,
+        head: Head | None,
+        begun: float,
+        sent: float,
+        asker: Asker,
+    ) -> None:
+        self.packed = packed
+        self.done = asker.answer
+        self.future = None
+        self.script = TAKE.source
+        self.expected = 1
+        self.found = None
+        self._checks = checks
+        self._asker = asker
+        self.request = request
+        self.nobody = nobody
+        self.asked = asked
+        self.head = head
+        self.begun = begun
+        self.sent = sent
+
+    def tell(self, reply: Any) -> None:
+        """Give whoever asked the answer, unless it has been told."""
+        if self.done is not None:
+            self.done = None
+            self._checks.told(self, reply, self._asker)
 
 
 def _required(request: CheckRequest, plan: Plan, skipped: frozenset[str]) -> frozenset[str]:

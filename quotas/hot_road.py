@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from quotas.web import Services
 
 _PROMISES = frozenset([b"content-length", b"transfer-encoding", b"expect"])
+_OK = STATUS_LINE[200]
 _FAILED = Response(500, b"content-length: 21\r\ncontent-type: text/plain; charset=utf-8\r\n", b"Internal Server Error")
 
 
@@ -124,7 +125,7 @@ class HotRoad(HttpToolsProtocol):
         peer = None if self.client is None else self.client[0]
         try:
             taken = self.services.checks.check_then(
-                self.headers, face, method=method, target=target, peer=peer, done=check.answer
+                self.headers, face, method=method, target=target, peer=peer, asker=check
             )
         except Exception as error:  # noqa: BLE001 # It would be taken for a request that cannot be parsed.
             check.answer(error)
@@ -207,6 +208,19 @@ class _Check:
         road.transport.write(b"".join((STATUS_LINE[response.status], stamp, response.head, end, body)))
         if not self.keep_alive:
             road.transport.close()
+        road.answered()
+
+    def allowed(self, head: bytes) -> None:
+        """Write that it is allowed, unless whoever asked is gone."""
+        road = self._road
+        transport = road.transport
+        if self.disconnected or transport.is_closing():
+            return
+        end = b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n"
+        self.response_complete = True
+        transport.write(b"".join((_OK, _STAMP.lines(road.server_state.default_headers), head, end)))
+        if not self.keep_alive:
+            transport.close()
         road.answered()
 
     def _rendered(self, answer: Answer | Exception) -> Response:

@@ -193,6 +193,26 @@ class Metrics:
         first = self._nobody(OTHER if client.name else UNKNOWN, client.plan) if row is None else row.first
         self._cells[first + _UNITS] += cost
 
+    def taken(self, client: Client, cost: int, seconds: float, store_seconds: float) -> None:
+        """Count an allowed check, its units and its one script call: `check`, `units` and `store_seconds` at once."""
+        row = self.rows.find(client.id, client.name, client.plan) if client.name else None
+        if row is None:
+            self.check(client, "allowed", seconds)
+            self.units(client, cost)
+            self.store_seconds("take", store_seconds)
+            return
+        cells = self._cells
+        cells[row.heat] += 1
+        first = row.first
+        cells[first] += 1  # Allowed is the first outcome.
+        cells[first + _UNITS] += cost
+        first = self._check_seconds
+        cells[first + bisect_left(BOUNDS_S, seconds)] += 1
+        cells[first + _WIDTH - 1] += seconds
+        first = self._take_seconds
+        cells[first + bisect_left(BOUNDS_S, store_seconds)] += 1
+        cells[first + _WIDTH - 1] += store_seconds
+
     def store_seconds(self, script: str, seconds: float) -> None:
         """Observe one script call."""
         first = self._take_seconds if script == "take" else self._series.find(_STORE_SECONDS.name, (script,), _WIDTH)

@@ -13,16 +13,15 @@ about a reply is done in the turn of the event loop that brought it.
 import asyncio
 from collections import deque
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from typing import Any, cast
 
 import hiredis
+from hiredis import ReplyError
 
 _NOTHING = object()
 """What the parser returns when it needs more bytes: no reply is this."""
 
 
-@dataclass(slots=True, eq=False)
 class Call:
     """One caller's place in the line.
 
@@ -32,12 +31,22 @@ class Call:
     the server does not know the script that the command names; None is that there is nothing to load.
     """
 
-    packed: bytes
-    done: Callable[[Any], object] | None
-    future: asyncio.Future[Any] | None = None
-    script: str | None = None
-    expected: int = 1
-    found: list[Any] | None = None
+    __slots__ = ("done", "expected", "found", "future", "packed", "script")
+
+    def __init__(
+        self,
+        packed: bytes,
+        done: Callable[[Any], object] | None,
+        future: asyncio.Future[Any] | None = None,
+        script: str | None = None,
+        expected: int = 1,
+    ) -> None:
+        self.packed = packed
+        self.done = done
+        self.future = future
+        self.script = script
+        self.expected = expected
+        self.found: list[Any] | None = None
 
     def is_awaited(self) -> bool:
         """Whether somebody still waits for the reply."""
@@ -55,16 +64,24 @@ class Call:
 
 
 class Pipe(asyncio.Protocol):
-    """The line of one connection. `told` hears each reply and its call, and why the connection is over says `ended`.
+    """The line of one connection. Each call is told its reply, and why the connection is over says `ended`.
 
-    A reply is bytes, an integer, None, a list of these, or a `hiredis.ReplyError`. `writable` is called when the
-    transport takes commands again after it had too many (`paused`).
+    A reply is bytes, an integer, None, or a list of these. A `ReplyError`, alone or in the list of a call that
+    has several replies, is for `failed` to tell of. `read` is called when all replies that have come were told,
+    `writable` when the transport takes commands again after it had too many (`paused`).
     """
 
-    def __init__(self, told: Callable[[Call, Any], None], writable: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        failed: Callable[[Call, ReplyError], None],
+        read: Callable[[], None],
+        writable: Callable[[], None],
+    ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._told = told
+        self._failed = failed
+        self._read = read
         self._writable = writable
+        self._is_over = False
         self._transport: asyncio.Transport | None = None
         self._reader = hiredis.Reader(notEnoughData=_NOTHING)
         self._last_reply_at = 0.0
@@ -91,24 +108,29 @@ class Pipe(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Tell every reply that is whole by now."""
         self._last_reply_at = self._loop.time()
-        reader, line = self._reader, self.line
+        line = self.line
         try:
-            reader.feed(data)
-            while (reply := reader.gets()) is not _NOTHING:
+            self._reader.feed(data)
+            gets = self._reader.gets
+            while (reply := gets()) is not _NOTHING:
                 if not line:
                     self.end("the server said something that nobody had asked")
-                if self.ended.done():
+                if self._is_over:
                     return
                 call = line[0]
                 if call.expected > 1:
                     call.found = [*(call.found or ()), reply]
                     if len(call.found) < call.expected:
                         continue
-                    reply = call.found
+                    reply = next((each for each in call.found if isinstance(each, ReplyError)), call.found)
                 line.popleft()
-                self._told(call, reply)
+                if isinstance(reply, ReplyError):
+                    self._failed(call, reply)
+                else:
+                    call.tell(reply)
         except hiredis.ProtocolError as error:
             self.end(str(error))
+        self._read()
 
     def pause_writing(self) -> None:
         """Hold commands back: the server does not read."""
@@ -125,6 +147,7 @@ class Pipe(asyncio.Protocol):
 
     def end(self, why: str) -> None:
         """Use this connection no more. Whoever is in the line then is told by who waits for `ended`."""
+        self._is_over = True
         if not self.ended.done():
             self.ended.set_result(why)
             if self._transport is not None:

@@ -107,7 +107,9 @@ class Places(NamedTuple):
         Raises CredentialError with the reason `invalid_credential`, or `ambiguous_credentials` for two that disagree;
         an empty one in one place disagrees with a credential in another.
         """
-        credential = found[API_KEY].strip(b" \t") if API_KEY in found else None
+        credential = found.get(API_KEY)
+        if credential is not None:
+            credential = credential.strip(b" \t")
         if AUTHORIZATION in found:
             credential = _agreed(credential, _bearer(found[AUTHORIZATION]))
         if self.header is not None and self.header in found:

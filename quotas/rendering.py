@@ -29,7 +29,7 @@ REALM = "quotas"
 QUOTA_EXCEEDED = "https://iana.org/assignments/http-problem-types#quota-exceeded"
 REDUCED_CAPACITY = "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity"
 
-_LARGEST = 999_999_999_999_999
+LARGEST = 999_999_999_999_999
 """The largest integer of a structured field (RFC 9651, section 3.3.1); larger numbers are written as this."""
 
 MAX_FIELDS = 1280
@@ -134,7 +134,7 @@ def check_response(
 
     `method` is that of the check request itself: what is answered to HEAD has the length of the body and not the body.
     """
-    lines = [b"cache-control: no-store\r\n", _identity(answer.identity)]
+    lines = [head_of(answer.identity)]
     if answer.decision is not None:
         lines.append(limit_lines(answer.decision, style))
     if answer.degraded:
@@ -163,16 +163,20 @@ def check_response(
     return Response(told, b"".join(lines), b"" if method == "HEAD" else body)
 
 
-def _identity(identity: Identity | None) -> bytes:
-    """Identity for the upstream: always there, empty when unknown, so that a forged copy never gets through."""
+def head_of(identity: Identity | None) -> bytes:
+    """The lines that every answer begins with: whose check it was, for the upstream, and that no cache keeps it.
+
+    Identity is always there, empty when unknown, so that a forged copy never gets through.
+    """
     if identity is None:
-        return b"x-quotas-client: \r\nx-quotas-plan: \r\nx-quotas-subject: \r\n"
+        return b"cache-control: no-store\r\nx-quotas-client: \r\nx-quotas-plan: \r\nx-quotas-subject: \r\n"
     kept = _identities.get(id(identity))
     if kept is not None:
         return kept[1]
     client = identity.client
     values = (_field(client.name), client.plan.encode(), _field(identity.subject))
-    lines = b"x-quotas-client: %b\r\nx-quotas-plan: %b\r\nx-quotas-subject: %b\r\n" % values
+    named = b"x-quotas-client: %b\r\nx-quotas-plan: %b\r\nx-quotas-subject: %b\r\n" % values
+    lines = b"cache-control: no-store\r\n" + named
     if len(_identities) >= _MAX_IDENTITIES:
         _identities.clear()
     _identities[id(identity)] = (identity, lines)
@@ -206,9 +210,9 @@ def limit_lines(decision: Decision, style: HeaderStyle) -> bytes:
         told = _known.get(id(limit)) or _told(limit)
         if told.is_shadow:
             continue
-        policies.append(told.policy or told.of_window(standing, at_us))
-        if not 0 <= left <= _LARGEST:
-            left = max(0, min(left, _LARGEST))
+        policies.append(told.policy or told.policy_until(at_us + (standing.reset_after_us or 0)))
+        if not 0 <= left <= LARGEST:
+            left = max(0, min(left, LARGEST))
         next_us = standing.next_unit_after_us
         limits.append(f"{told.name};r={left}" if next_us is None else f"{told.name};r={left};t={_seconds(next_us)}")
     if not limits:
@@ -265,32 +269,31 @@ def _legacy(standing: Standing, at_us: int) -> bytes:
     numbers = [(b"limit", _most(standing.limit)), (b"remaining", max(0, standing.remaining))]
     if standing.reset_after_us is not None:
         numbers.append((b"reset", _seconds(at_us + standing.reset_after_us)))
-    return b"".join([b"x-ratelimit-%b: %d\r\n" % (name, min(number, _LARGEST)) for name, number in numbers])
+    return b"".join([b"x-ratelimit-%b: %d\r\n" % (name, min(number, LARGEST)) for name, number in numbers])
 
 
-class _Told:
+class Told:
     """What is told of one limit in every answer: its name, and its policy as long as that stays.
 
     `policy` is None for a quota, whose window differs in length from month to month.
     """
 
-    __slots__ = ("_window_end_us", "_window_policy", "is_shadow", "limit", "name", "policy", "rule")
+    __slots__ = ("_window_end_us", "_window_policy", "is_shadow", "limit", "most", "name", "policy", "rule")
 
     def __init__(self, limit: Limit) -> None:
         self.limit = limit
         self.rule = limit.rule
         self.is_shadow = limit.mode is Mode.SHADOW
+        self.most = _most(limit)
         # A structured field string (RFC 9651, section 4.1.6); plans hold printable ASCII names only.
         self.name = '"' + limit.name.replace("\\", "\\\\").replace('"', '\\"') + '"'
         self.policy = self._policy(limit.rule.refill_time_us) if isinstance(limit.rule, Bucket) else None
         self._window_end_us = 0
         self._window_policy = ""
 
-    def of_window(self, standing: Standing, at_us: int) -> str:
-        """The policy of a quota, with the length of the window that `standing` is about."""
+    def policy_until(self, end_us: int) -> str:
+        """The policy of a quota, with the length of its window that ends at this instant."""
         assert isinstance(self.rule, Quota), "a bucket has one policy"
-        assert standing.reset_after_us is not None, "every window ends"
-        end_us = at_us + standing.reset_after_us
         if end_us != self._window_end_us:
             begin_us, _ = windows.window_at(self.rule, end_us - 1)
             self._window_end_us, self._window_policy = end_us, self._policy(end_us - begin_us)
@@ -298,25 +301,25 @@ class _Told:
 
     def _policy(self, length_us: int | None) -> str:
         window = "" if length_us is None else f";w={_seconds(length_us, least=1)}"
-        return f"{self.name};q={min(_most(self.limit), _LARGEST)}{window}"
+        return f"{self.name};q={min(self.most, LARGEST)}{window}"
 
 
-_known: dict[int, _Told] = {}
+_known: dict[int, Told] = {}
 
 
-def _told(limit: Limit) -> _Told:
+def _told(limit: Limit) -> Told:
     """What is told of this very limit; it is held as long as its texts, so that no other has its id meanwhile."""
     told = _known.get(id(limit))
     if told is None:
         if len(_known) >= _MAX_KNOWN:
             _known.clear()
-        told = _known[id(limit)] = _Told(limit)
+        told = _known[id(limit)] = Told(limit)
     return told
 
 
 def _seconds(microseconds: int, least: int = 0) -> int:
     seconds = -(-microseconds // 1_000_000)
-    return seconds if least <= seconds <= _LARGEST else min(max(seconds, least), _LARGEST)
+    return seconds if least <= seconds <= LARGEST else min(max(seconds, least), LARGEST)
 
 
 def _retry_after(answer: Answer) -> int | None:

@@ -5,8 +5,8 @@ are those of the request that the gateway asks about, carried as its face (`face
 """
 
 import re
-from collections.abc import Iterable, Mapping
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 from quotas.errors import CredentialError, RequestError
@@ -15,8 +15,8 @@ from quotas.limits import EXACT
 from quotas.places import ALWAYS, COOKIE, Places
 from quotas.scopes import NONE
 
-_METHOD = re.compile(rb"[A-Za-z][A-Za-z0-9!#$%&'*+.^_`|~-]{0,31}")
-_COMMON_METHODS = frozenset([b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"])
+_METHOD = re.compile(r"[A-Za-z][A-Za-z0-9!#$%&'*+.^_`|~-]{0,31}")
+_COMMON_METHODS = frozenset(["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
 _COST = re.compile(rb"[0-9]{1,16}")
 
 
@@ -43,6 +43,10 @@ class CheckRequest(NamedTuple):  # A tuple: each check makes one, at a third of 
 
     def __repr__(self) -> str:
         return f"CheckRequest(method={self.method!r}, cost={self.cost!r}, scopes={self.scopes!r}, look={self.look!r})"
+
+
+_request: Callable[[tuple[object, ...]], CheckRequest] = partial(tuple.__new__, CheckRequest)
+"""A request of all its values; the constructor of a named tuple is Python, and felt in a check."""
 
 
 def read(  # noqa: PLR0913 # What was sent, who sent it, and what the configuration makes of both.
@@ -72,22 +76,22 @@ def read(  # noqa: PLR0913 # What was sent, who sent it, and what the configurat
     if not credential and not optional:
         raise CredentialError("missing_credential")
     carried = None if face.method is None else found.get(face.method)
-    if carried is None:
-        carried = method.encode("latin-1")
-    if carried not in _COMMON_METHODS and not _METHOD.fullmatch(carried):
+    if carried is not None:
+        method = carried.decode("latin-1")
+    if method not in _COMMON_METHODS and not _METHOD.fullmatch(method):
         raise RequestError("invalid_request")
     cost = _cost(found[b"x-quotas-cost"]) if trusted and b"x-quotas-cost" in found else None
     if face.target is not None:
         target = found.get(face.target, target)
     request_id = None if id_header is None else found.get(id_header, b"").strip(b" \t") or None
-    return CheckRequest(credential, carried.decode("ascii"), target, cost, request_id)
+    return _request((credential, method, target, cost, request_id, NONE, False))
 
 
 def common_method(headers: Iterable[tuple[bytes, bytes]], face: Face = NATIVE, *, method: str = "GET") -> str:
     """The carried method for a log: one that everybody knows, or `other`, because a method can be any word."""
     values = [] if face.method is None else [value for name, value in headers if name == face.method]
-    carried = values[0] if values else method.encode("latin-1")
-    return carried.decode("ascii") if carried in _COMMON_METHODS else "other"
+    carried = values[0].decode("latin-1") if values else method
+    return carried if carried in _COMMON_METHODS else "other"
 
 
 def is_preflight(headers: Iterable[tuple[bytes, bytes]], face: Face = NATIVE, *, method: str = "GET") -> bool:

@@ -9,7 +9,8 @@ it is loaded and asked once more. When the connection breaks, everybody in the l
 may have run), and the next command connects anew; after a failed attempt, commands fail at once for a moment.
 
 Who asks by `run_then` is called back, without a task and without a future, and has a deadline without a timer of its
-own: all of them wait equally long, so the calls are due in the order they came, and one timer is set to the first.
+own: all of them wait equally long, so the calls are due in the order they came, those of one turn together, and one
+timer is set to the first.
 
 Set-up (TLS, authentication, database, sockets) is redis-py's; its retries are off. Its exceptions stop here.
 """
@@ -102,7 +103,8 @@ class Store:
         self._link: asyncio.Task[None] | None = None
         self._retry_at = 0.0
         self._pause_s = FIRST_PAUSE_S
-        self._due: deque[tuple[float, Call]] = deque()
+        self._asked: list[Call] | None = None
+        self._due: deque[tuple[float, list[Call]]] = deque()
         self._alarm: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> Self:
@@ -135,13 +137,17 @@ class Store:
         `packed` is from `Script.packed`. `done` is told once, after the store's patience at the latest and never within
         this call; it must not raise. Raises StoreUnavailableError, and then `done` is told nothing.
         """
+        self.send(Call(packed, done, None, script.source))
+
+    def send(self, call: Call) -> None:
+        """The same for a call of one's own, which is told by `Call.tell`, and has no future."""
         loop = self._loop or self._running_loop()
-        call = Call(packed, done, None, script.source)
         self._enqueue(call, loop)
-        due_at = loop.time() + self._patience_s
-        self._due.append((due_at, call))
-        if self._alarm is None:
-            self._alarm = loop.call_at(due_at, self._ring)
+        asked = self._asked
+        if asked is None:
+            self._begin_turn([call], loop)
+        else:
+            asked.append(call)
 
     async def run_all(self, script: Script, calls: Sequence[tuple[tuple[str, ...], tuple[Word, ...]]]) -> list[Any]:
         """The replies of one or more runs of one script, in order, as one place in the line; see `load`.
@@ -203,16 +209,22 @@ class Store:
         if calls:
             self._pipe.send(calls)
 
-    def _told(self, call: Call, reply: Any) -> None:
-        """Give a caller its reply, and let go of who waits no more."""
-        if call.expected > 1:
-            reply = next((each for each in reply if isinstance(each, ReplyError)), reply)
-        if isinstance(reply, ReplyError):
-            self._failed(call, reply)
-        else:
-            call.tell(reply)
+    def _begin_turn(self, asked: list[Call], loop: asyncio.AbstractEventLoop) -> None:
+        """Begin the list of the calls of this turn, which are due together, and set the alarm if it is the first."""
+        due_at = loop.time() + self._patience_s
+        self._asked = asked
+        self._due.append((due_at, asked))
+        loop.call_soon(self._end_turn)
+        if self._alarm is None:
+            self._alarm = loop.call_at(due_at, self._ring)
+
+    def _end_turn(self) -> None:
+        self._asked = None
+
+    def _let_go(self) -> None:
+        """Forget the turns of which nobody waits any more."""
         due = self._due
-        while due and due[0][1].done is None:
+        while due and due[0][1][-1].done is None and not any(call.done for call in due[0][1]):
             due.popleft()
 
     def _failed(self, call: Call, error: ReplyError) -> None:
@@ -245,13 +257,14 @@ class Store:
         enqueue(Call(_pack(("SCRIPT", "LOAD", source)), again))
 
     def _ring(self) -> None:
-        """Tell those whose time is up, and set the alarm for the next who waits."""
+        """Tell those whose time is up, and set the alarm for the next who wait."""
         loop = asyncio.get_running_loop()
         self._alarm = None
+        self._let_go()
         due = self._due
-        while due and (due[0][0] <= loop.time() or due[0][1].done is None):
-            _, call = due.popleft()
-            call.tell(_late(self._patience_s))
+        while due and due[0][0] <= loop.time():
+            for call in due.popleft()[1]:
+                call.tell(_late(self._patience_s))
         if due:
             self._alarm = loop.call_at(due[0][0], self._ring)
 
@@ -272,7 +285,7 @@ class Store:
 
     async def _carry(self, connection: AbstractConnection) -> str:
         """Take the connection over from redis-py, carry calls until it ends, and return why it did."""
-        pipe = Pipe(self._told, self._flush)
+        pipe = Pipe(self._failed, self._let_go, self._flush)
         _take_over(connection, pipe)
         self._pipe = pipe
         self._pause_s = FIRST_PAUSE_S

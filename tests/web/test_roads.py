@@ -16,7 +16,7 @@ from uvicorn.server import ServerState
 
 from quotas.hot_road import HotRoad
 
-from .timed import Timed, noon, timed
+from .timed import Clock, Timed, noon, timed
 
 PATIENCE_S = 30
 PLANS = """
@@ -26,6 +26,10 @@ plans:
       hourly: {rate: 10/hour, burst: 10}
       monthly: {quota: 1000/month}
       tried: {quota: 5/day, mode: shadow}
+  enforced:
+    limits:
+      hourly: {rate: 3/hour, burst: 4}
+      monthly: {quota: 1000/month}
   pathly:
     limits:
       search: {quota: 5/day, match: {path: /search/*}}
@@ -132,6 +136,35 @@ def test_a_check_of_a_known_key_asks_no_application_and_reads_the_same_on_both_r
     asyncio.run(work())
 
 
+def test_the_heads_of_one_check_after_another_are_those_of_the_long_road(redis_url: str) -> None:
+    """From the second on they are written straight from the reply."""
+
+    async def asked_of(worker: Timed, clock: Clock, client: str, protocol_class: Any, app: Any) -> list[bytes]:
+        secret = await worker.key(client, "enforced")
+        await worker.check(secret, cost=0)
+        (key,) = await worker.clients.keys_of(client)
+        answers = []
+        async with connection(worker, protocol_class, app) as asked:
+            for seconds in (0, 1, 1300, 0, 0, 0, 1, 40 * 86_400):
+                clock.go_on(seconds)
+                asked.send(f"X-API-Key: {secret}")
+                answer = await asked.answer()
+                answers.append(answer.replace(client.encode(), b"CLIENT").replace(key.id.encode(), b"KEY"))
+        return answers
+
+    async def work() -> None:
+        clock = noon()
+        async with timed(redis_url, PLANS, clock) as worker:
+            hot = await asked_of(worker, clock, "hot-road", HotRoad, no_app)
+        clock = noon()
+        async with timed(redis_url, PLANS, clock) as worker:
+            long = await asked_of(worker, clock, "long-road", HttpToolsProtocol, application(worker))
+        assert hot == long
+        assert [answer.split(b" ")[1] for answer in hot] == [b"200"] * 5 + [b"429"] * 2 + [b"200"]
+
+    asyncio.run(work())
+
+
 @pytest.mark.parametrize("plan", ["plan", "pathly"])
 def test_the_same_take_is_asked_again_as_long_as_it_is_the_same(redis_url: str, plan: str) -> None:
     """Of the path, of a cost that is said, of the hour, of a reload: whatever makes another take is seen."""
@@ -199,8 +232,10 @@ def test_a_fault_in_here_is_an_answer_and_a_log_line(
 
     async def work() -> None:
         async with timed(redis_url, PLANS, noon()) as worker, connection(worker) as asked:
-            key = await known(worker)
-            for place in ("quotas.hot_road.check_response", "quotas.checks.decision_of", "quotas.requests.read"):
+            key = await known(worker, "enforced")
+            asked.send(key)
+            assert (await asked.answer()).startswith(b"HTTP/1.1 200")
+            for place in ("quotas.heads.Head.lines", "quotas.metrics.Metrics.taken", "quotas.requests.read"):
                 with monkeypatch.context() as patched:
                     patched.setattr(place, broken)
                     asked.send(key)

@@ -20,6 +20,7 @@ from quotas.last_use import LastUse
 from quotas.limits import Limit, Mode
 from quotas.metrics import Metrics
 from quotas.pipe import Call
+from quotas.places import Places
 from quotas.planbook import Planbook, PlanInForce
 from quotas.plans import Config, HeaderStyle, Plan, Preflight, StoreErrorPolicy
 from quotas.refusals import Refusals
@@ -84,6 +85,9 @@ class _Ready(NamedTuple):
     config: Config
     from_us: int
     until_us: int
+
+
+_AsSent = tuple[Collection[tuple[bytes, bytes]], Face, str, bytes, Places]
 
 
 class Checks:
@@ -160,26 +164,22 @@ class Checks:
         `check`. Nothing was taken then, and nothing counted.
         """
         begun = self._timer()
+        now_us = self._clock()
+        ready = self._ready_for(headers, face, method, now_us)
+        if ready is not None:
+            packed = ready.packed if not self._clock_decides else self._packed_at(ready.asked, now_us)
+            as_sent = (headers, face, method, target, ready.config.places)
+            self._send(_Taking(self, as_sent, None, ready.asked, packed, ready.head, begun, self._timer(), asker))
+            return True
         read = self._read(headers, face, method=method, target=target, peer=peer)
         if isinstance(read, Answer):
             asker.answer(self._counted(read, begun))
             return True
         request, nobody = read
-        now_us = self._clock()
         known = self._identities.known(request.credential, now_us) if nobody is None else (nobody.client.id, nobody)
         if known is None:
             return False
         digest, identity = known
-        ready = self._ready.get(digest) if request.is_plain else None
-        if (
-            ready is not None
-            and ready.asked.loaded is identity
-            and ready.config is self._planbook.config
-            and ready.from_us <= now_us < ready.until_us
-        ):
-            packed = ready.packed if not self._clock_decides else self._packed_at(ready.asked, now_us)
-            self._send(_Taking(self, request, nobody, ready.asked, packed, ready.head, begun, self._timer(), asker))
-            return True
         try:
             asked = self._asked(request, digest, identity, now_us, sure=nobody is not None)
         except RequestError as error:
@@ -194,6 +194,27 @@ class Checks:
             self._keep_ready(request, asked, packed, now_us)
         self._send(_Taking(self, request, nobody, asked, packed, None, begun, self._timer(), asker))
         return True
+
+    def _ready_for(
+        self, headers: Collection[tuple[bytes, bytes]], face: Face, method: str, now_us: int
+    ) -> _Ready | None:
+        """The take that these headers come down to, if it is ready."""
+        config = self._planbook.config
+        id_header = None if config.dedupe is None else config.dedupe.header
+        credential = requests.plain_credential(headers, face, method=method, places=config.places, id_header=id_header)
+        known = self._identities.known(credential, now_us) if credential else None
+        if known is None:
+            return None
+        digest, identity = known
+        ready = self._ready.get(digest)
+        if (
+            ready is not None
+            and ready.asked.loaded is identity
+            and ready.config is config
+            and ready.from_us <= now_us < ready.until_us
+        ):
+            return ready
+        return None
 
     def _keep_ready(self, request: CheckRequest, asked: _Asked, packed: bytes, now_us: int) -> None:
         """Keep a take for the next check of this credential, if that will be the same one."""
@@ -232,7 +253,7 @@ class Checks:
                 self._metrics.taken(asked.identity.client, asked.take.cost, ended - taking.begun, ended - taking.sent)
                 asker.allowed(lines)
                 return
-            answer = self._told(taking.request, taking.asked, reply, taking.sent)
+            answer = self._told(taking, reply)
             if answer is not None:
                 self._counted(answer, taking.begun)
         except Exception as error:  # noqa: BLE001 # Nobody but the caller can be told: the store only reads replies.
@@ -241,22 +262,23 @@ class Checks:
         if answer is not None:
             asker.answer(answer)
             return
-        going_on = asyncio.create_task(self._go_on(taking.request, taking.nobody, taking.begun, asker))
+        going_on = asyncio.create_task(self._go_on(taking.request(), taking.nobody, taking.begun, asker))
         self._going_on.add(going_on)
         going_on.add_done_callback(self._going_on.discard)
 
-    def _told(self, request: CheckRequest, asked: _Asked, reply: Any, begun: float) -> Answer | None:
+    def _told(self, taking: "_Taking", reply: Any) -> Answer | None:
         """What a reply to a take makes of the check; None when it must be asked again by who can wait."""
+        asked = taking.asked
         if isinstance(reply, StoreUnavailableError):
-            return self._unanswered(request, reply, asked.loaded)
+            return self._unanswered(taking.request(), reply, asked.loaded)
         ended = self._timer()
-        self._metrics.store_seconds("take", ended - begun)
+        self._metrics.store_seconds("take", ended - taking.sent)
         if reply[0] == STALE:
             self._identities.forget(asked.digest)
             return None
         if reply[0] == WINDOWS:
             return None
-        return self._decided(asked, decision_of(asked.plan, asked.take, reply), (begun, ended))
+        return self._decided(asked, decision_of(asked.plan, asked.take, reply), (taking.sent, ended))
 
     async def _go_on(
         self,
@@ -500,14 +522,18 @@ class Checks:
 
 
 class _Taking(Call):
-    """A take on its way, and what its reply has to find again. `head` None is to be answered in full."""
+    """A take on its way, and what its reply has to find again. `head` None is to be answered in full.
 
-    __slots__ = ("_asker", "_checks", "asked", "begun", "head", "nobody", "request", "sent")
+    A request that was not read in full is there as it was sent: headers, face, method, target, and where the
+    configuration has credentials.
+    """
+
+    __slots__ = ("_asked_for", "_asker", "_checks", "asked", "begun", "head", "nobody", "sent")
 
     def __init__(  # noqa: PLR0913, PLR0917 # One is made for each check, where names and a constructor below cost.
         self,
         checks: Checks,
-        request: CheckRequest,
+        asked_for: CheckRequest | _AsSent,
         nobody: Identity | None,
         asked: _Asked,
         packed: bytes,
@@ -524,12 +550,19 @@ class _Taking(Call):
         self.found = None
         self._checks = checks
         self._asker = asker
-        self.request = request
+        self._asked_for = asked_for
         self.nobody = nobody
         self.asked = asked
         self.head = head
         self.begun = begun
         self.sent = sent
+
+    def request(self) -> CheckRequest:
+        """What is asked."""
+        if isinstance(self._asked_for, CheckRequest):
+            return self._asked_for
+        headers, face, method, target, places = self._asked_for
+        return requests.read(headers, face, method=method, target=target, places=places)
 
     def tell(self, reply: Any) -> None:
         """Give whoever asked the answer, unless it has been told."""

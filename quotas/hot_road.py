@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from quotas.web import Services
 
 _PROMISES = frozenset([b"content-length", b"transfer-encoding", b"expect"])
-_OK = STATUS_LINE[200]
 _FAILED = Response(500, b"content-length: 21\r\ncontent-type: text/plain; charset=utf-8\r\n", b"Internal Server Error")
 
 
@@ -47,6 +46,7 @@ class HotRoad(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self.services: Services = app_state["services"]
+        self.tracer = self.services.tracer
         self._allowed = not self.access_log and not self.root_path and self.limit_concurrency is None
         self._has_body = False
         self._is_hot = False
@@ -120,7 +120,7 @@ class HotRoad(HttpToolsProtocol):
         face, target = found
         method = parser.get_method().decode("ascii")
         keep_alive = parser.get_http_version() != "1.0" and parser.should_keep_alive()
-        check = _Check(self, face, method, keep_alive=keep_alive)
+        check = _Check(self, face, method, keep_alive)
         self.cycle = check  # type: ignore[assignment] # As much of its shape as uvicorn looks at.
         peer = None if self.client is None else self.client[0]
         try:
@@ -167,29 +167,19 @@ class _Unawaited:
 class _Check:
     """A check that is under way. What has no underscore is what uvicorn looks at."""
 
-    __slots__ = (
-        "_begun",
-        "_face",
-        "_headers",
-        "_method",
-        "_road",
-        "disconnected",
-        "keep_alive",
-        "message_event",
-        "response_complete",
-    )
+    __slots__ = ("_begun", "_face", "_headers", "_method", "_road", "disconnected", "keep_alive", "response_complete")
+    message_event = _Unawaited()
 
-    def __init__(self, road: HotRoad, face: Face, method: str, *, keep_alive: bool) -> None:
+    def __init__(self, road: HotRoad, face: Face, method: str, keep_alive: bool) -> None:  # noqa: FBT001 # Names cost.
         self._road = road
         self._face = face
         self._method = method
         self._headers = road.headers
-        tracer = road.services.tracer
-        self._begun = 0.0 if tracer is None else tracer.timer()
+        if road.tracer is not None:
+            self._begun = road.tracer.timer()
         self.keep_alive = keep_alive
         self.response_complete = False
         self.disconnected = False
-        self.message_event = _UNAWAITED
 
     def answer(self, answer: Answer | Exception) -> None:
         """Write the answer, unless whoever asked is gone."""
@@ -218,7 +208,7 @@ class _Check:
             return
         end = b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n"
         self.response_complete = True
-        transport.write(b"".join((_OK, _STAMP.lines(road.server_state.default_headers), head, end)))
+        transport.write(b"".join((_STAMP.allowed(road.server_state.default_headers), head, end)))
         if not self.keep_alive:
             transport.close()
         road.answered()
@@ -226,12 +216,13 @@ class _Check:
     def _rendered(self, answer: Answer | Exception) -> Response:
         if isinstance(answer, Exception):
             raise answer
-        services = self._road.services
+        road = self._road
+        services = road.services
         response = check_response(answer, self._face, services.planbook.config.headers, method=self._method)
         if answer.reason is not None:
             services.witness.refused(answer, self._face, response.status, self._headers, self._method)
-        if services.tracer is not None:
-            services.tracer.checked(answer, self._face, response.status, self._headers, self._method, self._begun)
+        if road.tracer is not None:
+            road.tracer.checked(answer, self._face, response.status, self._headers, self._method, self._begun)
         return response
 
 
@@ -241,13 +232,20 @@ class _Stamp:
     def __init__(self) -> None:
         self._fields: object = None
         self._lines = b""
+        self._allowed = b""
 
     def lines(self, fields: list[tuple[bytes, bytes]]) -> bytes:
         """These fields as lines."""
         if fields is not self._fields:
             self._fields, self._lines = fields, b"".join([b"%b: %b\r\n" % field for field in fields])
+            self._allowed = STATUS_LINE[200] + self._lines
         return self._lines
+
+    def allowed(self, fields: list[tuple[bytes, bytes]]) -> bytes:
+        """The same behind the status line of who may pass."""
+        if fields is not self._fields:
+            self.lines(fields)
+        return self._allowed
 
 
 _STAMP = _Stamp()
-_UNAWAITED = _Unawaited()

@@ -110,6 +110,8 @@ class Places(NamedTuple):
         credential = found.get(API_KEY)
         if credential is not None:
             credential = credential.strip(b" \t")
+            if len(found) == 1 and len(credential) <= MAX_CREDENTIAL:
+                return credential  # As most are.
         if AUTHORIZATION in found:
             credential = _agreed(credential, _bearer(found[AUTHORIZATION]))
         if self.header is not None and self.header in found:

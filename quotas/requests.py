@@ -17,6 +17,9 @@ from quotas.scopes import NONE
 
 _METHOD = re.compile(r"[A-Za-z][A-Za-z0-9!#$%&'*+.^_`|~-]{0,31}")
 _COMMON_METHODS = frozenset(["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
+_PLAIN_METHODS = _COMMON_METHODS - {"OPTIONS"}
+"""Of the other it can depend on more headers what it asks for."""
+
 _COST = re.compile(rb"[0-9]{1,16}")
 
 
@@ -85,6 +88,40 @@ def read(  # noqa: PLR0913 # What was sent, who sent it, and what the configurat
         target = found.get(face.target, target)
     request_id = None if id_header is None else found.get(id_header, b"").strip(b" \t") or None
     return _request((credential, method, target, cost, request_id, NONE, False))
+
+
+def plain_credential(
+    headers: Iterable[tuple[bytes, bytes]],
+    face: Face,
+    *,
+    method: str,
+    places: Places,
+    id_header: bytes | None,
+) -> bytes | None:
+    """The credential of a request that says nothing else but its method and target, as most do: `read` in short.
+
+    None is that there is more to it, or something wrong with it: then it has to be read in full. So it does when the
+    credential is empty.
+    """
+    looked_at = _looked_at(face, places, id_header)
+    found: dict[bytes, bytes] = {}
+    for name, value in headers:
+        if name in looked_at:
+            if name in found:
+                return None
+            found[name] = value
+    if face.method is not None:
+        carried = found.pop(face.method, None)
+        if carried is not None:
+            method = carried.decode("latin-1")
+    if face.target is not None:
+        found.pop(face.target, None)
+    if len(found) != 1 or method not in _PLAIN_METHODS:
+        return None
+    try:
+        return places.credential(found)
+    except CredentialError:
+        return None
 
 
 def common_method(headers: Iterable[tuple[bytes, bytes]], face: Face = NATIVE, *, method: str = "GET") -> str:

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from quotas import keys
 from quotas.errors import CredentialError, RequestError
 from quotas.faces import ENVOY, NATIVE, NGINX, Face
-from quotas.places import MAX_CREDENTIAL
-from quotas.requests import CheckRequest, is_preflight, read
+from quotas.places import ALWAYS, MAX_CREDENTIAL, Places
+from quotas.requests import CheckRequest, is_preflight, plain_credential, read
 
 Headers = list[tuple[bytes, bytes]]
 AUTHORIZATION, API_KEY = b"authorization", b"x-api-key"
@@ -294,3 +294,37 @@ def test_two_ids_are_malformed_where_they_are_read() -> None:
         read(headers, id_header=ID)
     assert caught.value.reason == "invalid_request"
     assert read(headers).request_id is None
+
+
+PLAIN_NAMES = [AUTHORIZATION, API_KEY, b"x-my-key", b"cookie", b"x-forwarded-method", b"x-forwarded-uri", b"host"]
+PLAIN_NAMES += [b"x-original-method", b"x-original-uri", b"x-quotas-cost", b"x-request-id", b"origin"]
+PLAIN_VALUES = [K, b" " + K, b"Bearer " + K, b"Basic dTpw", b"", b"GET", b"OPTIONS", b"G T", b"/a", b"5", b"acme=" + K]
+
+
+@given(
+    headers=st.lists(st.tuples(st.sampled_from(PLAIN_NAMES), st.sampled_from(PLAIN_VALUES)), max_size=5),
+    face=st.sampled_from([NATIVE, NGINX, ENVOY]),
+    method=st.sampled_from(["GET", "POST", "OPTIONS", "PURGE"]),
+    places=st.sampled_from([ALWAYS, Places(b"x-my-key", b"acme")]),
+    id_header=st.sampled_from([None, b"x-request-id"]),
+)
+@example(headers=[api_key(K)], face=NATIVE, method="GET", places=ALWAYS, id_header=None)
+@example(headers=[bearer(b"Bearer " + K)], face=NGINX, method="GET", places=ALWAYS, id_header=None)
+def test_read_in_short_it_says_the_same_or_nothing(
+    headers: Headers, face: Face, method: str, places: Places, id_header: bytes | None
+) -> None:
+    credential = plain_credential(headers, face, method=method, places=places, id_header=id_header)
+    if credential:
+        for trusted in (False, True):
+            full = read(headers, face, method=method, trusted=trusted, places=places, id_header=id_header)
+            assert (full.credential, full.is_plain) == (credential, True)
+            assert full.method != "OPTIONS"
+        assert not is_preflight(headers, face, method=method)
+
+
+@pytest.mark.parametrize("sent", [api_key(K), bearer(b"Bearer " + K)])
+@pytest.mark.parametrize("face", [NATIVE, NGINX, ENVOY])
+def test_most_requests_can_be_read_in_short(sent: tuple[bytes, bytes], face: Face) -> None:
+    carried = [(name, value) for name, value in ((face.method, b"PUT"), (face.target, b"/a?b")) if name is not None]
+    headers = [(b"host", b"api"), *carried, sent, (b"x-request-id", b"1")]
+    assert plain_credential(headers, face, method="GET", places=ALWAYS, id_header=None) == K

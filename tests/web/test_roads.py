@@ -235,7 +235,11 @@ def test_a_fault_in_here_is_an_answer_and_a_log_line(
             key = await known(worker, "enforced")
             asked.send(key)
             assert (await asked.answer()).startswith(b"HTTP/1.1 200")
-            for place in ("quotas.heads.Head.lines", "quotas.metrics.Metrics.taken", "quotas.requests.read"):
+            for place in (
+                "quotas.heads.Head.lines",
+                "quotas.metrics.Metrics.taken",
+                "quotas.requests.plain_credential",
+            ):
                 with monkeypatch.context() as patched:
                     patched.setattr(place, broken)
                     asked.send(key)

@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 8080
+SCENARIO ?= steady
 
 .PHONY: help setup check test soak run load bench dashboards dashboards-preview fix clean
 .DEFAULT_GOAL := help
@@ -39,11 +40,12 @@ check: setup  ## Lint, formatting, types, and who may import whom.
 test: setup  ## Run all tests.
 	$(BIN)/python -m pytest
 
-soak: setup  ## Fuzz 100,000 checks and takes, and flood a worker with millions of bad credentials; half an hour.
+soak: setup  ## Fuzz 100,000 checks and takes, flood a worker with bad credentials, count a million takes; half an hour.
 	HYPOTHESIS_PROFILE=soak nice $(BIN)/python -m pytest -s tests/store/test_fuzz.py tests/web/test_fuzz.py tests/web/test_memory.py
+	nice $(BIN)/python -m loadtests.run overshoot
 
-load: setup  ## Put load on a service for 20 seconds and hold the answers against the plan.
-	$(BIN)/python -m loadtests.run
+load: setup  ## Put load on a service and hold the answers against the plan; SCENARIO=steady|herd|abuser|rotation|stall|nginx|all.
+	$(BIN)/python -m loadtests.run $(SCENARIO)
 
 bench: setup  ## Measure what a check costs, as ratios against baselines of the same run.
 	$(BIN)/python -m loadtests.bench

@@ -1,4 +1,4 @@
-"""The two programs of a load test, the service and locust: started, waited for, and stopped by their own pid.
+"""The programs of a load test, the service, locust and others: started, waited for, and stopped by their own pid.
 
 Each has a session of its own, so that Ctrl-C reaches only us and we stop them in order.
 """
@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 START_S = 30.0
 """How long the service may take until it is ready."""
@@ -24,7 +25,9 @@ ANSWER_S = 10.0
 """How long the service may take for a page that is no check."""
 
 POLL_S = 0.05
-SCENARIO = Path(__file__).with_name("steady.py")
+ROOT = Path(__file__).parents[1]
+QUOTAS = str(Path(sys.executable).with_name("quotas"))
+"""The command that belongs to this Python."""
 
 
 class LoadTestError(Exception):
@@ -92,8 +95,7 @@ def _stop(program: Running) -> None:
 @contextmanager
 def service(folder: Path, environment: Mapping[str, str], workers: int) -> Iterator["Service"]:
     """`quotas serve` on a free port of the loopback address, once it is ready."""
-    program = str(Path(sys.executable).with_name("quotas"))
-    command = [program, "serve", "--host", "127.0.0.1", "--port", "0", "--workers", str(workers)]
+    command = [QUOTAS, "serve", "--host", "127.0.0.1", "--port", "0", "--workers", str(workers)]
     with running("quotas", command, folder, environment) as started:
         started.until(lambda: _address(started) is not None, START_S, "said where it serves")
         address = _address(started)
@@ -139,10 +141,20 @@ class Service:
             raise self.program.failed(f"answered /metrics with {status}")
         return text
 
-    def _get(self, path: str) -> tuple[int, str]:
+    def usage(self, key: str) -> dict[str, dict[str, Any]]:
+        """What the state has of each limit of a key's client, by the limit's name. Raises LoadTestError."""
+        try:
+            status, text = self._get("/v1/usage", {"X-API-Key": key})
+        except (OSError, http.client.HTTPException):
+            raise self.program.failed("did not answer /v1/usage") from None
+        if status != http.client.OK:
+            raise self.program.failed(f"answered /v1/usage with {status}")
+        return {limit["name"]: limit for limit in json.loads(text)["limits"]}
+
+    def _get(self, path: str, headers: Mapping[str, str] | None = None) -> tuple[int, str]:
         connection = http.client.HTTPConnection(self.host, self.port, timeout=ANSWER_S)
         try:
-            connection.request("GET", path)
+            connection.request("GET", path, headers=dict(headers or {}))
             response = connection.getresponse()
             return response.status, response.read().decode()
         finally:
@@ -151,38 +163,53 @@ class Service:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """How locust is to run: group -> client -> key, for how long, and on which port its web UI is, None for none."""
+    """How locust is to run: the file of the scenario and what it is told, by how many users, and for how long.
 
-    keys: Mapping[str, Mapping[str, str]]
+    `told` may hold keys: it goes into a private file. `web_port` is where locust's web UI is, None for none.
+    """
+
+    scenario: Path
+    told: Mapping[str, object]
+    users: int
     seconds: int
     web_port: int | None = None
 
 
-def steady(folder: Path, environment: Mapping[str, str], url: str, load: Load) -> list[dict[str, object]]:
-    """Put the load on a service, and say what each client counted, see `steady.Tally`.
+def locust(
+    folder: Path,
+    environment: Mapping[str, str],
+    url: str,
+    load: Load,
+    meanwhile: Callable[[Running], object] = lambda _: None,
+) -> Any:
+    """Put the load on what serves at `url`, and return what the scenario left.
 
-    The keys are in a private file that is gone afterwards. With the web UI the load runs once by itself, and the
-    result is there when the user presses Ctrl-C. Raises LoadTestError.
+    `meanwhile` is called once all users are there. What the scenario was told and has left is gone afterwards. With the
+    web UI the load runs once by itself, and the result is there when the user presses Ctrl-C. Raises LoadTestError.
     """
-    keys, tallies = folder / "keys.json", folder / "tallies.json"
-    told = {**environment, "LOADTEST_KEYS": str(keys), "LOADTEST_TALLIES": str(tallies)}
-    keys.touch(0o600, exist_ok=False)
+    told, left, begun = (folder / f"{name}.json" for name in ("told", "left", "begun"))
+    files = {"LOADTEST_TOLD": str(told), "LOADTEST_LEFT": str(left), "LOADTEST_BEGUN": str(begun)}
+    told.touch(0o600, exist_ok=False)
     try:
-        keys.write_text(json.dumps(load.keys), "utf-8")
-        with running("locust", _locust(url, load), folder, told) as started:
+        told.write_text(json.dumps(load.told), "utf-8")
+        with running(
+            "locust", _locust(url, load), folder, {**environment, **files, "PYTHONPATH": str(ROOT)}
+        ) as started:
+            started.until(begun.exists, START_S, "had all users")
+            meanwhile(started)
             _await_end(started, load)
+        if not left.exists():
+            raise started.failed("left no counts")
+        return json.loads(left.read_text("utf-8"))
     finally:
-        keys.unlink()
-    if not tallies.exists():
-        raise started.failed("left no counts")
-    counted: list[dict[str, object]] = json.loads(tallies.read_text("utf-8"))
-    return counted
+        for file in (told, left, begun):
+            file.unlink(missing_ok=True)
 
 
 def _locust(url: str, load: Load) -> list[str]:
     """Users are given time to receive their last answer, or they and the service would count differently."""
-    users = str(sum(len(group) for group in load.keys.values()))
-    command = [sys.executable, "-m", "locust", "-f", str(SCENARIO), "--host", url, "-u", users, "-r", users]
+    users = str(load.users)
+    command = [sys.executable, "-m", "locust", "-f", str(load.scenario), "--host", url, "-u", users, "-r", users]
     command += ["--run-time", f"{load.seconds}s", "--stop-timeout", "10s", "--exit-code-on-error", "0"]
     if load.web_port is None:
         return [*command, "--headless", "--only-summary"]

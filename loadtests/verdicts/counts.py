@@ -10,7 +10,9 @@ Worked example. 5 per second, burst 10, is capacity 2,000,000, refill 1 and 200,
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from prometheus_client.parser import text_string_to_metric_families
 
 from quotas.limits import Bucket, Limit, Mode
 
@@ -20,6 +22,9 @@ being kept right, which can make it run a few hundred millionths faster."""
 
 LEAST_TENTHS = 9
 """Tenths of what the plan permits that a client which always asks must get."""
+
+_ALLOWED = frozenset({"allowed"})
+_REFUSED = frozenset({"rate_limited", "quota_exceeded"})
 
 LONGEST_S = 3_000
 """The longest run in seconds that `permitted` is good for: shorter than the shortest window of a quota."""
@@ -57,7 +62,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Counts:
     """All clients judged; `strangers` are names that the service counted and nobody used."""
 
     rows: tuple[Row, ...]
@@ -70,11 +75,11 @@ class Verdict:
         return of_clients + [f"the service counted checks of {name!r}, which made none" for name in self.strangers]
 
 
-def judge(seen: Sequence[Seen], counted: Mapping[str, Counted], limits: Iterable[Limit]) -> Verdict:
-    """The verdict on clients that are all on a plan with these limits; `counted` is by client name."""
+def judge_counts(seen: Sequence[Seen], counted: Mapping[str, Counted], limits: Iterable[Limit]) -> Counts:
+    """The judgement of clients that are all on a plan with these limits; `counted` is by client name."""
     limits = tuple(limits)
     rows = tuple(_row(one, counted.get(one.client, Counted()), permitted(limits, one.elapsed_us)) for one in seen)
-    return Verdict(rows, tuple(sorted(counted.keys() - {one.client for one in seen})))
+    return Counts(rows, tuple(sorted(counted.keys() - {one.client for one in seen})))
 
 
 def permitted(limits: Iterable[Limit], elapsed_us: int) -> int:
@@ -119,3 +124,25 @@ def _miscounts(seen: Seen, counted: Counted) -> Iterable[str]:
             yield f"the service counted {there} {outcome}, the client {here}"
     if counted.other and not seen.errors:
         yield f"the service counted {counted.other} errors that the client has not seen"
+
+
+def counted(exposition: str) -> dict[str, Counted]:
+    """What the service counted, by client, from its metrics."""
+    totals: dict[str, Counted] = {}
+    for client, outcome, value in _checks(exposition):
+        so_far = totals.get(client, Counted())
+        if outcome in _ALLOWED:
+            totals[client] = replace(so_far, allowed=so_far.allowed + value)
+        elif outcome in _REFUSED:
+            totals[client] = replace(so_far, refused=so_far.refused + value)
+        else:
+            totals[client] = replace(so_far, other=so_far.other + value)
+    return totals
+
+
+def _checks(exposition: str) -> Iterable[tuple[str, str, int]]:
+    """Client, outcome and value of each sample that is not 0; counts are whole, and exact as floats up to 2^53."""
+    for family in text_string_to_metric_families(exposition):
+        for sample in family.samples:
+            if sample.name == "quotas_checks_total" and sample.value:
+                yield sample.labels["client"], sample.labels["outcome"], int(sample.value)

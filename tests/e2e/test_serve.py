@@ -4,6 +4,8 @@ import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -344,3 +346,25 @@ class TestStoreElsewhere:
             assert get(f"{serving.url}/healthz").status_code == 200
             assert get(f"{serving.url}/readyz").status_code == 503
             assert serving.stop() == 0
+
+
+def test_a_look_for_garbage_leaves_out_what_a_worker_is_made_of() -> None:
+    """In a process of its own: what is left out here is left out for good."""
+    script = """
+import gc
+from pathlib import Path
+from quotas import plan_files
+from quotas.app import Worker
+from quotas.configuration import ConfigFile
+from quotas.serving import Settled
+from quotas.settings import Settings
+config = plan_files.parse("plans: {free: {limits: {a: {rate: 5/second}}}}", "test plans")
+made = Settled(Worker(Settings(), ConfigFile(None), None, config, None, None))()
+print(len(gc.get_objects()), gc.get_freeze_count())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE_S, check=True
+    )
+    seen, left_out = map(int, done.stdout.split())
+    assert left_out > 50_000
+    assert seen < left_out / 100

@@ -192,9 +192,7 @@ def locust(
     told.touch(0o600, exist_ok=False)
     try:
         told.write_text(json.dumps(load.told), "utf-8")
-        with running(
-            "locust", _locust(url, load), folder, {**environment, **files, "PYTHONPATH": str(ROOT)}
-        ) as started:
+        with running("locust", _locust(url, load), folder, {**environment, **files}) as started:
             started.until(begun.exists, START_S, "had all users")
             meanwhile(started)
             _await_end(started, load)

@@ -64,6 +64,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--workers", type=_positive, metavar="N", help="workers of the service; the scenario's own")
     parser.add_argument("--takes", type=_positive, metavar="N", help="takes of overshoot; 1000000")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the verdict into this file, too")
+    parser.add_argument("--logs", type=Path, metavar="FOLDER", help="keep there what the programs wrote")
     parser.add_argument("--web-port", type=_positive, metavar="PORT", help="locust's web UI on this port, until Ctrl-C")
     options = parser.parse_args()
     if options.duration is not None and options.scenario not in ANY_LENGTH:
@@ -91,7 +92,13 @@ def _seconds(text: str) -> int:
 
 def _play(name: str, options: argparse.Namespace) -> dict[str, object]:
     """Play one scenario and print its report; the report for machines."""
-    asked = Options(seconds=options.duration, workers=options.workers, takes=options.takes, web_port=options.web_port)
+    asked = Options(
+        seconds=options.duration,
+        workers=options.workers,
+        takes=options.takes,
+        web_port=options.web_port,
+        logs=options.logs,
+    )
     print(f"{name}:", flush=True)
     try:
         verdict = PLAYS[name](asked)

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -22,14 +23,22 @@ SCENARIOS = Path(__file__).with_name("scenarios")
 STARTER = processes.ROOT / "quotas" / "examples" / "quotas.example.yaml"
 
 
+PATIENT = {"QUOTAS_STORE_TIMEOUT_MS": "1000"}
+"""Where it is not asked how soon a check must be answered: what else this machine does then makes none unanswered."""
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the command says: seconds of load, workers and takes, None for the scenario's own; see `run`."""
+    """What the command says: seconds of load, workers and takes, None for the scenario's own; see `run`.
+
+    `logs` is the folder in which what the programs wrote is kept, None for nowhere.
+    """
 
     seconds: int | None = None
     workers: int | None = None
     takes: int | None = None
     web_port: int | None = None
+    logs: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +100,10 @@ class Stage:
 
 
 @contextmanager
-def stage(plans: str, workers: int, more: Mapping[str, str] | None = None) -> Iterator[Stage]:
+def stage(plans: str, options: Options, *, workers: int = 1, more: Mapping[str, str] | None = None) -> Iterator[Stage]:
     """A service with these plans, as YAML, on a private Valkey; `more` is added to its environment.
+
+    It has so many workers unless the options say otherwise.
 
     Raises LoadTestError when a program does not start.
     """
@@ -101,10 +112,24 @@ def stage(plans: str, workers: int, more: Mapping[str, str] | None = None) -> It
         file = folder / "quotas.yaml"
         file.write_text(plans, "utf-8")
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("QUOTAS_", "LOCUST_"))}
-        environment = {**inherited, "QUOTAS_DATA_DIR": str(folder / "data"), "QUOTAS_CONFIG": str(file), **(more or {})}
+        environment = {
+            **inherited,
+            "PYTHONPATH": str(processes.ROOT),  # All programs are those of this checkout, whatever is installed.
+            "QUOTAS_DATA_DIR": str(folder / "data"),
+            "QUOTAS_CONFIG": str(file),
+            **(more or {}),
+        }
         config = configuration.ConfigFile(file).read()
-        serving = stack.enter_context(processes.service(folder, environment, workers))
+        if options.logs is not None:
+            options.logs.mkdir(parents=True, exist_ok=True)
+            stack.callback(_keep_logs, folder, options.logs)
+        serving = stack.enter_context(processes.service(folder, environment, options.workers or workers))
         yield Stage(folder, environment, config, serving)
+
+
+def _keep_logs(folder: Path, logs: Path) -> None:
+    for log in folder.glob("*.log"):
+        shutil.copy(log, logs)
 
 
 def seen(tally: Mapping[str, Any], *, hot: bool) -> Seen:

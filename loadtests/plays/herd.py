@@ -8,12 +8,12 @@ import struct
 import time
 import zoneinfo
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from loadtests.processes import LoadTestError, Running
-from loadtests.stage import Options, stage
+from loadtests.stage import PATIENT, Options, stage
 from loadtests.verdicts import herd
 from loadtests.verdicts.verdict import Check, Verdict
 
@@ -35,7 +35,9 @@ def play(options: Options) -> Verdict:
     """Play it. Raises LoadTestError when the machine was too slow to have everything ready before the window's end."""
     end_s = int(time.time()) + LEAD_S
     limits = ", ".join(f"{name}: {{limits: {{hourly: {_quota(name, end_s)}}}}}" for name in UNITS)
-    with _zone(end_s) as folder, stage(f"plans: {{{limits}}}", options.workers or 2, {"PYTHONTZPATH": folder}) as on:
+    with ExitStack() as stack:
+        more = {**PATIENT, "PYTHONTZPATH": stack.enter_context(_zone(end_s))}
+        on = stack.enter_context(stage(f"plans: {{{limits}}}", options, workers=2, more=more))
         keys = {name: issued.secret for name, issued in on.enrol({name: name for name in UNITS}).items()}
         places = {name: [[name, keys[name]]] * number for name, number in CONNECTIONS.items()}
         told = {

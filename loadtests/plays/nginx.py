@@ -25,7 +25,7 @@ POLITE = 20
 def play(options: Options) -> Verdict:
     """Play it."""
     names = [f"polite-{number:02}" for number in range(1, POLITE + 1)]
-    with stage(STARTER.read_text("utf-8"), options.workers or 1) as on, upstream() as behind:
+    with stage(STARTER.read_text("utf-8"), options) as on, upstream() as behind:
         keys = {name: issued.secret for name, issued in on.enrol(dict.fromkeys(["hot", *names], PLAN)).items()}
         told = {"keys": {"hot": {"hot": keys["hot"]}, "polite": {name: keys[name] for name in names}}}
         with _nginx(on, behind.port) as url:

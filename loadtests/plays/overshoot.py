@@ -34,7 +34,7 @@ def play(options: Options) -> Verdict:
     """Play it."""
     takes, workers = options.takes or TAKES, options.workers or WORKERS
     plans = _plans(max(1, takes // 20), _calm_zone(datetime.now(UTC)))
-    with stage(plans, workers, {"QUOTAS_STORE_TIMEOUT_MS": "30000"}) as on:
+    with stage(plans, options, workers=workers, more={"QUOTAS_STORE_TIMEOUT_MS": "30000"}) as on:
         keys = {name: issued.secret for name, issued in on.enrol({name: name for name in on.config.plans}).items()}
         counts = {name: Counts(name) for name in keys}
         each = [(request_of(keys[name]), counts[name]) for _ in range(CONNECTIONS) for name in keys]

@@ -2,7 +2,7 @@
 
 import secrets
 
-from loadtests.stage import Options, stage
+from loadtests.stage import PATIENT, Options, stage
 from loadtests.verdicts import rotation
 from loadtests.verdicts.rotation import Rotation
 from loadtests.verdicts.verdict import Check, Verdict
@@ -20,7 +20,8 @@ def play(options: Options) -> Verdict:
     """Play it."""
     names = [f"holder-{number:02}" for number in range(1, CLIENTS + 1)]
     token = secrets.token_urlsafe(32)
-    with stage(PLANS, options.workers or WORKERS, {"QUOTAS_ADMIN_TOKEN": f"load:{token}"}) as on:
+    more = {**PATIENT, "QUOTAS_ADMIN_TOKEN": f"load:{token}"}
+    with stage(PLANS, options, workers=WORKERS, more=more) as on:
         issued = on.enrol(dict.fromkeys(names, "wide"))
         keys = {name: {"id": each.key.id, "key": each.secret} for name, each in issued.items()}
         told = {"keys": keys, "token": token, "grace_s": GRACE_S}

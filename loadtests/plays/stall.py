@@ -29,7 +29,7 @@ DEADLINE_MS = 50
 
 def play(options: Options) -> Verdict:
     """Play it."""
-    with stage(PLANS, options.workers or 1, {"QUOTAS_STORE_TIMEOUT_MS": str(DEADLINE_MS)}) as on:
+    with stage(PLANS, options, more={"QUOTAS_STORE_TIMEOUT_MS": str(DEADLINE_MS)}) as on:
         keys = {name: issued.secret for name, issued in on.enrol({"deny": "deny", "allow": "allow"}).items()}
         instants: list[int] = []
 

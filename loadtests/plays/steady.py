@@ -15,7 +15,7 @@ FIRST_PAUSE_S = 0.3
 def play(options: Options) -> Verdict:
     """Play it."""
     names = [f"zipf-{rank:03}" for rank in range(1, ZIPF + 1)]
-    with stage(STARTER.read_text("utf-8"), options.workers or 1) as on:
+    with stage(STARTER.read_text("utf-8"), options) as on:
         assert not on.config.plans[PLAN].asks_for_paths, "a check of the scenario has no path, and costs one unit"
         keys = {name: issued.secret for name, issued in on.enrol(dict.fromkeys(["hot", *names], PLAN)).items()}
         told = {

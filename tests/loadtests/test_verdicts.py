@@ -366,24 +366,25 @@ class TestStall:
         breaks(stalled(without=when), f"only 0 checks {when} the store", f"only 0 checks {when} the store")
 
 
-def abused(
-    *more: Check,
-    having_us: int = 1_200,
-    busy: float = 0.5,
-    polite: int = 300,
-    abuse: Abuse | None = None,
+ABUSE = Abuse(60, 2_000, 0, 60)
+
+
+def abused(*more: Check, having_us: int = 1_200, busy: float = 0.5, polite: int = 200, abuse: Abuse = ABUSE) -> Verdict:
+    """Two phases without and two with the abuser; the answers take 1000 µs without it."""
+    return abusing([1_000, having_us] * 2, *more, busy=busy, polite=polite, abuse=abuse)
+
+
+def abusing(
+    took_us: Sequence[int], *more: Check, busy: float = 0.1, polite: int = 200, abuse: Abuse | None = None
 ) -> Verdict:
-    """One phase without and one with the abuser; the answers take 1000 µs without it."""
-    phases = [
-        Phase(0, 10 * SECOND, 0.1, None),
-        Phase(20 * SECOND, 30 * SECOND, busy, abuse or Abuse(60, 1_500, 0, 60)),
-    ]
-    checks = []
-    for number in range(polite):
-        for begun_us, took_us in ((0, 1_000), (20 * SECOND, having_us)):
-            at_us = begun_us + number * 10_000
-            checks.append(check(at_us=at_us, to_us=at_us + took_us))
-    return abuser.judge([*checks, *more], phases)
+    """Phases of ten seconds, every other with the abuser, in each of which all answers take this long."""
+    phases, checks = [], []
+    for number, took in enumerate(took_us):
+        begun_us = number * 10 * SECOND
+        phases.append(Phase(begun_us, begun_us + 5 * SECOND, busy, abused=number % 2 == 1))
+        checks += [check(at_us=begun_us + each, to_us=begun_us + each + took) for each in range(polite)]
+    asked = sum(number % 2 for number in range(len(took_us))) * 5 * polite
+    return abuser.judge([*checks, *more], phases, abuse or Abuse(60, asked, 0, 60))
 
 
 class TestAbuser:
@@ -397,40 +398,36 @@ class TestAbuser:
 
     def test_the_median_of_the_phases_counts(self) -> None:
         """One slow phase of three is this machine's, not the abuser's."""
-        phases, checks = [], []
-        for number, took_us in enumerate([1_000, 1_100, 1_000, 9_000, 1_000, 1_150]):
-            begun_us = number * 10 * SECOND
-            got = Abuse(60, 1_500, 0, 60) if number % 2 else None
-            phases.append(Phase(begun_us, begun_us + 5 * SECOND, 0.1, got))
-            checks += [check(at_us=begun_us + each, to_us=begun_us + each + took_us) for each in range(300)]
-        verdict = abuser.judge(checks, phases)
+        verdict = abusing([1_000, 1_100, 1_000, 9_000, 1_000, 1_150])
         holds(verdict)
         assert verdict.figures["ratio"] == 1.15
 
-    def test_a_polite_one_refused(self) -> None:
-        breaks(abused(check(status=429, said="rate_limited", at_us=15 * SECOND)), "refused, though it kept within")
+    @pytest.mark.parametrize(("slower", "told"), [(1_200, False), (1_201, True)])
+    def test_a_machine_that_is_too_busy_to_tell(self, slower: int, *, told: bool) -> None:
+        verdict = abusing([1_000, 2_000, slower, 2_000])
+        assert [("too busy to tell" in fault) for fault in verdict.faults] == [False, True][: 1 + told]
 
-    def test_other_answers(self) -> None:
-        breaks(abused(check(status=503, said="store_unavailable", at_us=15 * SECOND)), "answered 503")
+    def test_a_polite_one_refused(self) -> None:
+        refused = check(status=429, said="rate_limited", at_us=7 * SECOND, to_us=7 * SECOND + 55_000)
+        breaks(abused(refused), "answered 429 rate_limited, 7.0 s after the first check, in 55 ms")
 
     def test_a_sender_that_measures_itself(self) -> None:
-        breaks(abused(busy=0.51), "the sender was busy for 51%")
+        breaks(abused(busy=0.51), *["the sender was busy for 51%"] * 4)
 
     def test_too_few_checks(self) -> None:
-        breaks(abused(polite=299), "only 299 checks", "only 299 checks")
+        breaks(abused(polite=199), *["only 199 checks"] * 4)
 
     def test_nothing_measured(self) -> None:
         verdict = abused(polite=0)
         assert verdict.summary == "nothing was measured"
-        assert len(verdict.faults) == 2
+        assert len(verdict.faults) == 4
 
     @pytest.mark.parametrize(
         ("abuse", "what"),
         [
-            (Abuse(62, 1_500, 0, 60), "over-granted: allowed 62"),
-            (Abuse(52, 1_500, 0, 60), "under-granted: allowed 52"),
-            (Abuse(60, 1_499, 0, 60), "refused 1499 times beside 300 checks"),
-            (Abuse(60, 1_500, 1, 60), "1 answers that are neither yes nor no"),
+            (Abuse(62, 2_000, 0, 60), "over-granted: allowed 62"),
+            (Abuse(60, 1_999, 0, 60), "refused 1999 times beside 400 checks"),
+            (Abuse(60, 2_000, 1, 60), "1 answers that are neither yes nor no"),
         ],
     )
     def test_an_abuser_that_is_none_or_got_something_else(self, abuse: Abuse, what: str) -> None:

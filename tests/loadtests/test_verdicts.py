@@ -291,7 +291,9 @@ STOPPED, CONTINUED = 10 * SECOND, 12 * SECOND
 UNCHECKED = {"deny": (503, "store_unavailable"), "allow": (200, "degraded")}
 
 
-def stalled(*more: Check, without: str = "", charged: Mapping[str, int] | None = None) -> Verdict:
+def stalled(
+    *more: Check, without: str = "", charged: Mapping[str, int] | None = None, late_us: int = stall.CALM_US
+) -> Verdict:
     """60 checks of each plan before, while and after the store stood still; `without` leaves one of the times out."""
     times = {
         name: begin
@@ -314,6 +316,7 @@ def stalled(*more: Check, without: str = "", charged: Mapping[str, int] | None =
         continued_us=CONTINUED,
         deadline_us=50_000,
         charged=taken if charged is None else charged,
+        late_us=late_us,
     )
 
 
@@ -332,6 +335,10 @@ class TestStall:
         holds(stalled(check("deny", status=503, said="store_unavailable", at_us=at_us, to_us=at_us + most_us)))
         late = check("deny", status=503, said="store_unavailable", at_us=at_us, to_us=at_us + most_us + 1)
         breaks(stalled(late), "an answer took 200 ms, more than 200")
+        breaks(
+            stalled(late, late_us=stall.CALM_US + 1_000), "an answer took", "a program that only slept was 21 ms late"
+        )
+        holds(stalled(late_us=SECOND))
 
     @pytest.mark.parametrize(("client", "other"), [("deny", "allow"), ("allow", "deny")])
     def test_the_other_plan_s_answer(self, client: str, other: str) -> None:

@@ -17,6 +17,7 @@ from quotas import (
     addresses,
     audit,
     configuration,
+    doctor_command,
     gateway_command,
     logs,
     replay_command,
@@ -55,6 +56,7 @@ app = typer.Typer(
 app.add_typer(clients_app, name="clients")
 app.add_typer(keys_app, name="keys")
 app.add_typer(tokens_app, name="tokens")
+app.command("doctor")(doctor_command.examine)
 app.command("gateway")(gateway_command.print_configuration)
 app.command("usage")(usage_command.show_usage)
 

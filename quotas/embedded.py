@@ -36,6 +36,7 @@ from quotas.errors import EmbeddedStoreError
 from quotas.valkey import Place
 
 LOCK_SECONDS = 5.0  # How long `serve` waits for a command, or for a service that is closing.
+JOIN_SECONDS = valkey.START_SECONDS + LOCK_SECONDS  # How long a command waits for a service that is just starting.
 USERS_SECONDS = 5.0  # How long an owner waits for the commands that use its Valkey.
 SOCKET_BYTES = 103  # Of a unix socket's path on macOS, without its NUL; Linux allows 107.
 
@@ -64,15 +65,15 @@ def hold(data_dir: Path) -> Iterator[str]:
 
 
 @contextmanager
-def borrow(data_dir: Path) -> Iterator[str]:
+def borrow(data_dir: Path, *, patience_s: float = JOIN_SECONDS) -> Iterator[str]:
     """Use the Valkey of `data_dir` for one command; yields its URL.
 
     That of a running service is used and left running; where there is none, one runs for the duration. The
-    thread and the errors are those of `hold`; a service that is just starting is waited for.
+    thread and the errors are those of `hold`; a service that is just starting is waited for, `patience_s` at most.
     """
     place = _place(data_dir)
     with valkey.opened(place, "lock") as lock, valkey.opened(place, "users") as users:
-        if _own_or_join(place, lock, users):
+        if _own_or_join(place, lock, users, patience_s):
             with _running(place, lock, users, _State.BORROW) as url:
                 yield url
         else:
@@ -143,7 +144,7 @@ def _own(place: Place, lock: int) -> None:
         raise _still_in_use(place, LOCK_SECONDS)
 
 
-def _own_or_join(place: Place, lock: int, users: int) -> bool:
+def _own_or_join(place: Place, lock: int, users: int, patience_s: float) -> bool:
     """Whether this command owns; else it shares the Valkey of an owner, until it closes `users`."""
     owned = False
 
@@ -152,8 +153,8 @@ def _own_or_join(place: Place, lock: int, users: int) -> bool:
         owned = _locked(lock, fcntl.LOCK_EX)
         return owned or _joined(place, users)
 
-    if not valkey.until(settled, valkey.START_SECONDS + LOCK_SECONDS):
-        raise _still_in_use(place, valkey.START_SECONDS + LOCK_SECONDS)
+    if not valkey.until(settled, patience_s):
+        raise _still_in_use(place, patience_s)
     return owned
 
 

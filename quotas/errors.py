@@ -25,14 +25,15 @@ class Fault:
     message: str
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "path", _one_line(self.path))
-        object.__setattr__(self, "message", _one_line(self.message))
+        object.__setattr__(self, "path", one_line(self.path))
+        object.__setattr__(self, "message", one_line(self.message))
 
     def __str__(self) -> str:
         return f"{self.path}: {self.message}"
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """The text as one line of bounded length that can be printed: what is no visible character is an escape."""
     cut = text if len(text) <= MAX_TOLD else text[:MAX_TOLD] + "…"
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in cut)
 

@@ -76,6 +76,11 @@ def secrets() -> Mapping[str, str]:
     return os.environ
 
 
+def names() -> frozenset[str]:
+    """The variables that are settings."""
+    return frozenset(f"QUOTAS_{name}" for name in _READERS)
+
+
 def load(environment: Mapping[str, str]) -> Settings:
     """Settings from `QUOTAS_*` variables; an empty variable counts as unset. Raises ConfigError with all faults."""
     faults: list[Fault] = []

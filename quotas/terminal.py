@@ -4,7 +4,7 @@ import asyncio
 import getpass
 import os
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -43,9 +43,14 @@ ConfigFile = Annotated[
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 
+def environment(config: Path | None) -> Mapping[str, str]:
+    """The process's environment, with the plan file that was named."""
+    return os.environ if config is None else {**os.environ, "QUOTAS_CONFIG": str(config)}
+
+
 def settings(config: Path | None) -> Settings:
     """The process's settings, with the plan file that was named."""
-    return load_settings(os.environ if config is None else {**os.environ, "QUOTAS_CONFIG": str(config)})
+    return load_settings(environment(config))
 
 
 def with_clients(work: Callable[[Clients], Awaitable[T]], config: Path | None = None) -> T:

@@ -45,7 +45,8 @@ def test_every_command_that_the_readme_shows_exists() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["serve", "replay", "explain", "refund", "audit", "clients", "keys", "check-config", "gateway", "usage"]
+    "name",
+    ["serve", "replay", "explain", "refund", "audit", "clients", "keys", "check-config", "gateway", "usage", "doctor"],
 )
 def test_every_command_is_told_of(name: str) -> None:
     assert any(each.split()[0] == name for each in commands())

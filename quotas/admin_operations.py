@@ -16,30 +16,32 @@ from quotas.audit import Audit, Change, Told
 from quotas.bodies import (
     AliasBody,
     AliasesBody,
-    AuditQuery,
     ClientBody,
-    ClientChange,
     ClientsBody,
-    ClientsQuery,
     EntriesBody,
     HistoriesBody,
-    HistoriesQuery,
     IssuedKeyBody,
     KeyBody,
     KeysBody,
+    RevocationBody,
+    RevocationsBody,
+)
+from quotas.clients import Clients
+from quotas.directory import Directory, Receipt
+from quotas.errors import ConflictError, NotFoundError, StoreUnavailableError
+from quotas.forms import (
+    AuditQuery,
+    ClientChange,
+    ClientsQuery,
+    HistoriesQuery,
     KeysQuery,
     LimitChange,
     NewAlias,
     NewClient,
     NewKey,
     NewRevocation,
-    RevocationBody,
-    RevocationsBody,
     Rotation,
 )
-from quotas.clients import Clients
-from quotas.directory import Directory, Receipt
-from quotas.errors import ConflictError, NotFoundError, StoreUnavailableError
 from quotas.openapi import Answer, Operation
 from quotas.registry import Alias, Status
 from quotas.reports import HistoryPage, Reports

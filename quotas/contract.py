@@ -9,20 +9,22 @@ from typing import Any
 
 from quotas import faces, openapi
 from quotas.bodies import (
-    METHOD,
     HealthBody,
-    HistoryQuery,
     IssuedKeyBody,
     KeysBody,
-    OwnRotation,
     ProblemBody,
     ReadyBody,
     RefundBody,
-    RefundRequest,
     RefusalBody,
     UsageBody,
 )
 from quotas.faces import Face
+from quotas.forms import (
+    METHOD,
+    HistoryQuery,
+    OwnRotation,
+    RefundRequest,
+)
 from quotas.openapi import Endpoint, Told
 from quotas.rendering import PROBLEM, STATUSES
 

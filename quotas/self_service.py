@@ -20,10 +20,16 @@ from starlette.responses import Response
 from quotas import faces, problems, rendering, scopes
 from quotas.answers import Answer, Reason
 from quotas.audit import Audit, Change, Told
-from quotas.bodies import HistoryBody, HistoryQuery, IssuedKeyBody, KeysBody, OwnRotation, UsageBody
+from quotas.bodies import (
+    HistoryBody,
+    IssuedKeyBody,
+    KeysBody,
+    UsageBody,
+)
 from quotas.checks import Checks
 from quotas.clients import Clients
 from quotas.errors import ConflictError, NotFoundError, StoreUnavailableError
+from quotas.forms import HistoryQuery, OwnRotation
 from quotas.keys import Environment
 from quotas.planbook import Planbook
 from quotas.registry import Identity, Key

@@ -28,11 +28,12 @@ from starlette.types import Receive, Scope, Send
 
 from quotas import admin, contract, faces, problems, rendering, self_service
 from quotas.admin_operations import Admin
-from quotas.bodies import HealthBody, ReadyBody, RefundBody, RefundRequest
+from quotas.bodies import HealthBody, ReadyBody, RefundBody
 from quotas.checks import Checks
 from quotas.errors import ConflictError, NotFoundError, QuotasError, StoreUnavailableError
 from quotas.exposition import Format
 from quotas.faces import Face
+from quotas.forms import RefundRequest
 from quotas.openapi import Endpoint
 from quotas.planbook import Planbook
 from quotas.refunds import Refunds

@@ -16,8 +16,14 @@ from cryptography.x509 import load_der_x509_certificate
 from quotas.errors import ConfigError
 from quotas.fetching import Answer, Fetch, Fetcher
 from quotas.findings import Finding, ok, problem, warning
-from quotas.issuers import Discovery, Issuer, JwksFile, KeySet, SharedSecret, parse_json
+from quotas.issuers import (
+    Discovery,
+    Issuer,
+    JwksFile,
+    SharedSecret,
+)
 from quotas.jwks import KeySets
+from quotas.key_sets import KeySet, parse_json
 
 SOON = timedelta(days=7)
 """A certificate that ends within this time is worth a warning."""

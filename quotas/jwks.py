@@ -28,15 +28,17 @@ from urllib.parse import urlsplit
 from quotas.errors import ConfigError, Fault
 from quotas.fetching import MAX_BYTES, Answer, Fetch, Fetcher, FetchError
 from quotas.issuers import (
-    DecryptionKey,
     DecryptionKeySource,
     Discovery,
     Issuer,
     JwksFile,
     JwksUrl,
-    KeySet,
     KeySource,
     SharedSecret,
+)
+from quotas.key_sets import (
+    DecryptionKey,
+    KeySet,
     parse_decryption_key,
     parse_json,
     parse_key_set,

@@ -24,7 +24,7 @@ from quotas.revocations import Revocations, jti_digest
 from quotas.tokens import UnknownKey, Verified, subject_digest, verify
 
 if TYPE_CHECKING:
-    from quotas.issuers import DecryptionKey
+    from quotas.key_sets import DecryptionKey
 
 _ID_LENGTH = 32
 """Hexadecimal digits of a subject's digest that its limits per key count by: 128 bits."""

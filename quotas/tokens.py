@@ -38,16 +38,14 @@ from joserfc.util import urlsafe_b64decode
 from quotas import scopes
 from quotas.errors import CredentialError
 from quotas.fields import encoded
-from quotas.issuers import (
+from quotas.issuers import MAX_TEXT, Issuer, TypPolicy
+from quotas.key_sets import (
     KEY_AGREEMENTS,
     MAX_KID,
-    MAX_TEXT,
     PUBLIC_ALGORITHMS,
     SECRET_ALGORITHM,
     DecryptionKey,
-    Issuer,
     KeySet,
-    TypPolicy,
     VerificationKey,
     parse_json,
 )

@@ -16,8 +16,16 @@ import pytest
 
 from quotas.errors import ConfigError, CredentialError, Fault
 from quotas.fetching import MAX_BYTES, Answer, Fetcher, FetchError
-from quotas.issuers import DecryptionKeySource, Discovery, Issuer, JwksFile, JwksUrl, KeySet, SharedSecret
+from quotas.issuers import (
+    DecryptionKeySource,
+    Discovery,
+    Issuer,
+    JwksFile,
+    JwksUrl,
+    SharedSecret,
+)
 from quotas.jwks import KeySets, KeysUnavailable, NoSuchKey, read_decryption_keys
+from quotas.key_sets import KeySet
 from quotas.tokens import UnknownKey, Verified, verify
 
 from .idp import (

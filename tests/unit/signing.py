@@ -12,7 +12,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from jwcrypto import jwe, jwk  # type: ignore[import-untyped] # It ships no types.
 from jwt.algorithms import get_default_algorithms
 
-from quotas.issuers import Issuer, JwksUrl, KeySet, SharedSecret, parse_key_set, parse_shared_secret
+from quotas.issuers import Issuer, JwksUrl, SharedSecret
+from quotas.key_sets import KeySet, parse_key_set, parse_shared_secret
 
 NOW = 1_000_000
 ISS = "https://test.example.com/auth"

@@ -19,7 +19,6 @@ from pydantic import TypeAdapter, ValidationError
 
 from quotas.errors import Fault
 from quotas.issuers import (
-    MAX_KEYS,
     DecryptionKeyModel,
     DecryptionKeyModels,
     DecryptionKeySource,
@@ -34,6 +33,9 @@ from quotas.issuers import (
     TypPolicy,
     contradictions,
     is_loopback,
+)
+from quotas.key_sets import (
+    MAX_KEYS,
     parse_decryption_key,
     parse_json,
     parse_key_set,

@@ -13,11 +13,10 @@ from hypothesis import strategies as st
 from jwcrypto import jwk  # type: ignore[import-untyped] # It ships no types.
 
 from quotas.errors import CredentialError
-from quotas.issuers import (
+from quotas.issuers import Issuer, TypPolicy
+from quotas.key_sets import (
     DecryptionKey,
-    Issuer,
     KeySet,
-    TypPolicy,
     VerificationKey,
     parse_decryption_key,
     parse_shared_secret,

@@ -36,7 +36,7 @@ from quotas.errors import (
     StoreUnavailableError,
 )
 from quotas.explaining import RawState
-from quotas.logs import LogError
+from quotas.logged_requests import LogError, Skip
 from quotas.plans import Config
 from quotas.scripts import Refunded
 from quotas.serving import serve as serve_workers
@@ -279,9 +279,9 @@ def replay(
     )
     sys.stdout.flush()
     for why, lines in log.skipped.items():
-        if why is not logs.Skip.BLANK:
+        if why is not Skip.BLANK:
             err.print(f"skipped {lines} lines: {why.value}")
-    if not log.requests and log.skipped[logs.Skip.NO_CLIENT]:
+    if not log.requests and log.skipped[Skip.NO_CLIENT]:
         err.print("error: no line names a client; say where it is with --client-from")
         raise typer.Exit(2)
     if summarised and as_json:

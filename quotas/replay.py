@@ -13,7 +13,7 @@ from functools import lru_cache
 from quotas import paths
 from quotas.decisions import Decision
 from quotas.errors import ConfigError, Fault
-from quotas.logs import LogError, LoggedRequest
+from quotas.logged_requests import LogError, LoggedRequest
 from quotas.plans import Config, Plan
 from quotas.scripts import TAKE, PackedPlan, Take, decision_of, record_key, take_words
 from quotas.store import Store

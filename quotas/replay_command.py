@@ -16,7 +16,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from quotas import embedded, instants, tables
-from quotas.logs import LogError, LoggedRequest, Parser, Skip
+from quotas.logged_requests import (
+    LogError,
+    LoggedRequest,
+    Parser,
+    Skip,
+)
 from quotas.plans import Config
 from quotas.replay import ClientSummary, Replay, Replayed, Summary
 from quotas.store import Store

@@ -22,7 +22,8 @@ from takes import with_store
 from quotas import embedded, paths, plan_files
 from quotas.decisions import Memory, take
 from quotas.limits import Bucket, Limit
-from quotas.logs import LoggedRequest, parser
+from quotas.logged_requests import LoggedRequest
+from quotas.logs import parser
 from quotas.rates import UNIT_US
 from quotas.replay import BATCH, Replay
 from quotas.replay_command import LogFile

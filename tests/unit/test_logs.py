@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from quotas.errors import ConfigError
 from quotas.limits import EXACT
-from quotas.logs import FIELDS, FORMATS, LogError, LoggedRequest, Skip, parser
+from quotas.logged_requests import LogError, LoggedRequest, Skip
+from quotas.logs import FIELDS, FORMATS, parser
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 SECOND = 1_000_000

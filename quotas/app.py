@@ -155,6 +155,7 @@ def _identities(settings: Settings, registry: Registry, subjects: Subjects) -> I
         pepper=settings.key_pepper,
         previous_peppers=settings.key_pepper_previous,
         subjects=subjects,
+        remembered=settings.remembered,
     )
 
 

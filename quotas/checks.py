@@ -37,6 +37,9 @@ MAX_READY = 20_000
 
 log = logging.getLogger("quotas.checks")
 
+_NO_DIGEST = bytes(32)
+"""In the place of a credential's digest where there is none; nothing is remembered under it."""
+
 _ROUNDS = 3
 """Times a check asks again because the client changed under it; each time needs an operator's change to win."""
 
@@ -65,7 +68,7 @@ Heads = Callable[[Identity, tuple[Limit, ...], HeaderStyle], Head | None]
 class _Asked(NamedTuple):
     """A take, and whom it is for: as `loaded`, under `digest`, and with the plan that is in force."""
 
-    digest: str
+    digest: bytes
     loaded: Identity
     identity: Identity
     plan: PackedPlan
@@ -126,7 +129,7 @@ class Checks:
         self._untold = 0
         self._tell_at = -math.inf
         self._going_on: set[asyncio.Task[None]] = set()
-        self._ready: dict[str, _Ready] = {}
+        self._ready: dict[bytes, _Ready] = {}
 
     async def check(
         self,
@@ -176,7 +179,7 @@ class Checks:
             asker.answer(self._counted(read, begun))
             return True
         request, nobody = read
-        known = self._identities.known(request.credential, now_us) if nobody is None else (nobody.client.id, nobody)
+        known = self._identities.known(request.credential, now_us) if nobody is None else (_NO_DIGEST, nobody)
         if known is None:
             return False
         digest, identity = known
@@ -416,7 +419,7 @@ class Checks:
             if nobody is None:
                 digest, identity = await self._identities.find(request.credential, now_us, anew=anew)
             else:
-                digest, identity = nobody.client.id, nobody
+                digest, identity = _NO_DIGEST, nobody
             known.append(identity)
             asked = self._asked(request, digest, identity, now_us, sure=anew or nobody is not None)
             if isinstance(asked, Answer):
@@ -435,14 +438,17 @@ class Checks:
         raise StoreUnavailableError("reply", "the client changes faster than it can be loaded")
 
     def _asked(
-        self, request: CheckRequest, digest: str, loaded: Identity, now_us: int, *, sure: bool
+        self, request: CheckRequest, digest: bytes, loaded: Identity, now_us: int, *, sure: bool
     ) -> _Asked | Answer | None:
         """The take that a check comes down to, or the answer where there is none; raises RequestError.
 
         None is that it depends on an identity that may be out of date; one that was loaded for this check is `sure`.
         """
-        if loaded.key is not None:
-            self._last_use.note(loaded.key.id, now_us)
+        key = loaded.key
+        if key is not None and key.used_hour < now_us // HOUR_US:
+            hour = now_us // HOUR_US
+            if self._last_use.note(key.record or digest, loaded.subject, hour):
+                self._identities.seen(digest, hour)
         if loaded.client.status is Status.SUSPENDED:
             return Answer(Reason.SUSPENDED_CLIENT, loaded)
         in_force = self._in_force(loaded, now_us)

@@ -189,7 +189,7 @@ class Clients:
         key = Key(
             keys.new_id(keys.KEY_KIND), client.id, name, keys.shown(secret), environment, now_us, expires_at_us, allowed
         )
-        await self._registry.create_key(key, keys.digest(secret.encode(), self._pepper))
+        await self._registry.create_key(key, keys.digest(secret.encode(), self._pepper).hex())
         return IssuedKey(key, secret)
 
     async def keys_of(self, client_name: str) -> list[Key]:

@@ -11,7 +11,7 @@ from quotas.errors import CredentialError
 from quotas.identities import Identities
 from quotas.limits import Limit
 from quotas.planbook import Planbook, PlanInForce
-from quotas.registry import Identity, Status
+from quotas.registry import Identity, Key, Registry, Status
 from quotas.scripts import PackedLimits, decode_state, key_state_key, state_key
 from quotas.store import Store
 
@@ -35,7 +35,7 @@ class Explanation:
 
     `readings` are the ways in which an upstream could understand the path; a limit is about the request when it
     is about one of them. `required_scopes` are those that the request needs, whether or not they are there; where
-    one is missing there is no decision.
+    one is missing there is no decision. `key` is None for a token, and for a key that has just been removed.
     """
 
     reason: Reason | None
@@ -46,6 +46,7 @@ class Explanation:
     stories: tuple[LimitStory, ...] = ()
     decision: Decision | None = None
     required_scopes: frozenset[str] = scopes.NONE
+    key: Key | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +81,12 @@ class Explainer:
             identity = await self._identity(who)
         except CredentialError as error:
             return Explanation(Reason(error.reason))
+        key = await self._key(identity)
         if identity.client.status is Status.SUSPENDED:
-            return Explanation(Reason.SUSPENDED_CLIENT, identity)
+            return Explanation(Reason.SUSPENDED_CLIENT, identity, key=key)
         in_force = self._planbook.of(identity.client, self._clock(), identity.environment)
         if in_force is None:
-            return Explanation(Reason.NO_PLAN, identity)
+            return Explanation(Reason.NO_PLAN, identity, key=key)
         identity = identity.on(in_force.plan.name)
         readings = paths.readings(target)
         if cost is None:
@@ -99,7 +101,7 @@ class Explainer:
         )
         decision = Decision.of(now_us, list(standings.values())) if required <= identity.scopes else None
         reason = Reason.INSUFFICIENT_SCOPE if decision is None else Reason.of(decision)
-        return Explanation(reason, identity, in_force, cost, readings, stories, decision, required)
+        return Explanation(reason, identity, in_force, cost, readings, stories, decision, required, key)
 
     async def states(self, client_id: str, key_ids: Iterable[str]) -> list[RawState]:
         """The states of a client that exist: of its limits, of its test keys, and of what counts per key."""
@@ -112,6 +114,11 @@ class Explainer:
                 generation, memory = decode_state(data)
                 found.append(RawState(name, data, lives_ms if lives_ms >= 0 else None, generation, memory))
         return found
+
+    async def _key(self, identity: Identity) -> Key | None:
+        """All that is known of a key; None for a token, and for a key that is gone by now."""
+        found = None if identity.key is None else await Registry(self._store).key(identity.subject)
+        return None if found is None else found[0]
 
     async def _identity(self, who: bytes | Address) -> Identity:
         if isinstance(who, bytes):

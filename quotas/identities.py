@@ -8,27 +8,25 @@ What is remembered of a token is decided on only by a worker that has heard all 
 that was revoked, or says that any may have been, and then all are forgotten.
 """
 
-import sys
+import asyncio
+import marshal
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
 
-from quotas import keys, tokens
+from quotas import keys, scopes, tokens
 from quotas.caches import Cache
-from quotas.errors import CredentialError
+from quotas.errors import CredentialError, QuotasError
 from quotas.news import Listener
-from quotas.registry import Identity, Registry, Status
+from quotas.registry import Client, Held, Identity, Registry, Status
 from quotas.revocations import TOKEN
 from quotas.subjects import Subjects
 
-MAX_REMEMBERED = 100_000
-"""Keys, and as many tokens, that one worker remembers."""
-
-MAX_REMEMBERED_BYTES = 128 * 2**20
-"""What each of both may take, by `_size`: names and overrides can be long."""
+BYTES_EACH = 500
+"""What a remembered identity may take on average, by the count of `caches`: names and overrides can be long."""
 
 MAX_REVOKED = 10_000
 """Revoked tokens that a worker keeps apart before it forgets all instead; the store knows them for good."""
-
-_IDENTITY_BYTES = 1000
-
 
 _ADDRESS_DIGITS = 32
 """Hexadecimal digits of an address's digest: 128 bits."""
@@ -44,9 +42,11 @@ class Identities:
 
     While `foreign` is false nobody has imported keys, and what does not have the form of ours is refused unseen. Who
     learns that somebody has sets it; it is never taken back.
+
+    At most so many keys are `remembered`, and as many tokens.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 # As many parts as settings that say whom a credential is of.
         self,
         registry: Registry,
         *,
@@ -54,6 +54,7 @@ class Identities:
         pepper: bytes | None,
         previous_peppers: tuple[bytes | None, ...] = (),
         subjects: Subjects | None = None,
+        remembered: int,
     ) -> None:
         self._registry = registry
         self._brand = brand
@@ -62,8 +63,9 @@ class Identities:
         self._subjects = subjects
         self.foreign = False
         self._listener: Listener | None = None
-        self._keys: Cache[Identity] = Cache(MAX_REMEMBERED, MAX_REMEMBERED_BYTES, _size)
-        self._tokens: Cache[Identity] = Cache(MAX_REMEMBERED, MAX_REMEMBERED_BYTES, _size)
+        self._keys: Cache[Identity] = Cache(remembered, remembered * BYTES_EACH, _pack, _unpack)
+        self._tokens: Cache[Identity] = Cache(remembered, remembered * BYTES_EACH, _pack, _unpack)
+        self._loading: dict[bytes, _Load] = {}
         self._revoked: set[str] = set()
         self._forgot = 0
 
@@ -78,7 +80,7 @@ class Identities:
         else:
             self._forget_tokens()
 
-    async def find(self, credential: bytes, now_us: int, *, anew: bool = False) -> tuple[str, Identity]:
+    async def find(self, credential: bytes, now_us: int, *, anew: bool = False) -> tuple[bytes, Identity]:
         """The credential's digest, to forget it by, and its identity; its client may be suspended.
 
         It is as of this call when it is to be found `anew`, else perhaps as of an earlier generation.
@@ -87,19 +89,45 @@ class Identities:
         Raises StoreUnavailableError.
         """
         digest = keys.digest(credential, self._pepper)
-        identity = None if anew else self._keys.get(digest) or await self._remembered_token(digest)
+        identity = None if anew else await self._remembered(digest)
         if identity is None:
-            try:
-                identity = await self._load(credential, digest, now_us)
-            except CredentialError:
-                self.forget(digest)
-                raise
+            identity = await self._loaded(credential, digest, now_us, anew=anew)
         if identity.is_expired(now_us):
             self.forget(digest)
             raise CredentialError("expired_credential")
         return digest, identity
 
-    def known(self, credential: bytes, now_us: int) -> tuple[str, Identity] | None:
+    async def _loaded(self, credential: bytes, digest: bytes, now_us: int, *, anew: bool) -> Identity:
+        """Load an identity, or have it from who is loading it, so that many who ask at once are one load.
+
+        A load that was begun before may have read too early to know of a key that is new since. So who comes then takes
+        nothing of it but what is remembered when it has ended; and from a load that was begun after it came, anything.
+        """
+        load = self._loading.get(digest)
+        if load is not None:
+            await load.ended()
+            identity = None if anew else await self._remembered(digest)
+            if identity is not None:
+                return identity
+        while (load := self._loading.get(digest)) is not None:
+            await load.ended()
+            if isinstance(load.outcome, QuotasError):
+                raise load.outcome.with_traceback(None)
+            if load.outcome is not None:
+                return load.outcome
+        load = self._loading[digest] = _Load()
+        try:
+            load.outcome = await self._load(credential, digest, now_us)
+        except QuotasError as error:
+            load.outcome = error
+            raise
+        else:
+            return load.outcome
+        finally:
+            del self._loading[digest]
+            load.end()
+
+    def known(self, credential: bytes, now_us: int) -> tuple[bytes, Identity] | None:
         """What `find` would return without asking anybody; None where it has to ask, or to refuse."""
         digest = keys.digest(credential, self._pepper)
         identity = self._keys.get(digest)
@@ -110,7 +138,7 @@ class Identities:
     def of_address(self, address: str, plan: str) -> Identity:
         """Who asks from this address without a credential; the address itself is not in it. Nothing is remembered."""
         digest = keys.digest(f"address {address}".encode(), self._pepper)
-        return Identity.of_nobody(f"ip_{digest[:_ADDRESS_DIGITS]}", plan)
+        return Identity.of_nobody(f"ip_{digest.hex()[:_ADDRESS_DIGITS]}", plan)
 
     def remembered(self, credential: bytes) -> Identity | None:
         """Whom this worker remembers, without asking anybody: for when nobody can be asked. It may have expired."""
@@ -118,36 +146,59 @@ class Identities:
         identity = self._keys.get(digest) or self._tokens.get(digest)
         return None if identity is None or identity.token_id in self._revoked else identity
 
-    async def _remembered_token(self, digest: str) -> Identity | None:
-        if self._tokens.get(digest) is None or self._listener is None:
-            return None
+    def seen(self, digest: bytes, hour: int) -> None:
+        """Remember that a key was seen in an hour since the epoch, if it is remembered."""
+        self._keys.change(digest, lambda identity: _seen(identity, hour))
+
+    async def _remembered(self, digest: bytes) -> Identity | None:
+        identity = self._keys.get(digest)
+        if identity is not None or self._tokens.get(digest) is None or self._listener is None:
+            return identity
         if not self._listener.is_current():
             await self._listener.catch_up()
         return self._token(digest)
 
-    def _token(self, digest: str) -> Identity | None:
+    def _token(self, digest: bytes) -> Identity | None:
         identity = self._tokens.get(digest)
         return None if identity is None or identity.token_id in self._revoked else identity
 
-    async def _load(self, credential: bytes, digest: str, now_us: int) -> Identity:
+    async def _load(self, credential: bytes, digest: bytes, now_us: int) -> Identity:
+        """Load an identity and remember it, or forget it when it is refused."""
+        try:
+            identity = await self._load_any(credential, digest, now_us)
+        except CredentialError:
+            self.forget(digest)
+            raise
+        if identity.client.status is not Status.ACTIVE:
+            self.forget(digest)
+        return identity
+
+    async def _load_any(self, credential: bytes, digest: bytes, now_us: int) -> Identity:
+        identity = None
         if self._subjects is not None and tokens.looks_like_token(credential):
             try:
                 return await self._load_token(self._subjects, credential, digest, now_us)
             except CredentialError as refusal:
                 # Keys of some makers have dots as tokens have.
-                found = await self._load_foreign(credential) if refusal.reason == "invalid_credential" else None
-                if found is None:
+                if refusal.reason != "invalid_credential" or not self.foreign:
                     raise
-                identity = found
-        else:
-            identity = await self._load_key(credential, digest)
+            identity = await self._registry.identity((), imported=self._imported(credential))
+        elif keys.is_well_formed(credential, self._brand):
+            digests = (digest, *(keys.digest(credential, pepper) for pepper in self._previous_peppers))
+            identity = await self._registry.identity(digests, imported=self._imported(credential))
+        elif not keys.is_of_brand(credential, self._brand) and self.foreign:
+            identity = await self._registry.identity((), imported=self._imported(credential))
+        if identity is None:
+            raise CredentialError("invalid_credential")
         if identity.client.status is Status.ACTIVE:
-            self._keys.keep(digest, identity)
-        else:
-            self.forget(digest)
+            self._keys.keep(digest, identity, now_us)
         return identity
 
-    async def _load_token(self, subjects: Subjects, credential: bytes, digest: str, now_us: int) -> Identity:
+    def _imported(self, credential: bytes) -> bytes | None:
+        """What an imported key is under, if there are any. It is plain: who made the file knew no pepper of ours."""
+        return keys.digest(credential, None) if self.foreign else None
+
+    async def _load_token(self, subjects: Subjects, credential: bytes, digest: bytes, now_us: int) -> Identity:
         """A token's identity; remembered unless a notice came meanwhile that it may be untrue."""
         verified = await subjects.verified(credential, now_us)
         if self._listener is not None:
@@ -155,35 +206,15 @@ class Identities:
         forgot = self._forgot
         identity = await subjects.identity(verified, now_us)
         if self._listener is not None and self._forgot == forgot and identity.client.status is Status.ACTIVE:
-            self._tokens.keep(digest, identity)
+            self._tokens.keep(digest, identity, now_us)
         return identity
-
-    async def _load_key(self, credential: bytes, digest: str) -> Identity:
-        identity = None
-        if keys.is_well_formed(credential, self._brand):
-            identity = await self._registry.identity(digest)
-            for pepper in self._previous_peppers if identity is None else ():
-                identity = await self._registry.identity(keys.digest(credential, pepper))
-                if identity is not None:
-                    break
-        elif keys.is_of_brand(credential, self._brand):
-            raise CredentialError("invalid_credential")
-        identity = identity or await self._load_foreign(credential)
-        if identity is None:
-            raise CredentialError("invalid_credential")
-        return identity
-
-    async def _load_foreign(self, credential: bytes) -> Identity | None:
-        """Whom an imported key speaks for. Its digest is plain: who made the file knew no pepper of ours."""
-        found = await self._registry.identity(keys.digest(credential, None)) if self.foreign else None
-        return found if found is not None and found.key is not None and found.key.imported else None
 
     def forget_all(self) -> None:
         """Load everybody anew: the configuration that they were known by is another one."""
         self._keys.clear()
         self._forget_tokens()
 
-    def forget(self, digest: str) -> None:
+    def forget(self, digest: bytes) -> None:
         """Load this identity anew next time."""
         self._keys.forget(digest)
         self._tokens.forget(digest)
@@ -194,8 +225,61 @@ class Identities:
         self._forgot += 1
 
 
-def _size(identity: Identity) -> int:
-    """About how many bytes an identity takes, most of all its texts."""
-    client = identity.client
-    named = (client.id, client.name, client.plan, client.overrides, identity.subject, identity.subject_id)
-    return _IDENTITY_BYTES + sum(map(sys.getsizeof, (*named, identity.scopes, *identity.scopes)))
+@dataclass(eq=False, slots=True)
+class _Load:
+    """A load that is under way. `outcome` None, once it has ended, is that it was broken off."""
+
+    outcome: Identity | QuotasError | None = None
+    waiting: list[asyncio.Future[None]] = field(default_factory=list)
+
+    async def ended(self) -> None:
+        """Wait for its end. Each who waits has a future of its own: who is cancelled harms no other."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.waiting.append(future)
+        await future
+
+    def end(self) -> None:
+        """Tell all who wait."""
+        for future in self.waiting:
+            if not future.done():
+                future.set_result(None)
+
+
+_ACTIVE = Status.ACTIVE
+_ENVIRONMENTS = tuple(keys.Environment)
+_NUMBERS = {environment: number for number, environment in enumerate(_ENVIRONMENTS)}
+_NO_REST = (None, None, "", "", b"")
+
+
+def _pack(identity: Identity) -> bytes:
+    """An identity that may be remembered, as bytes; most are keys without any `rest`."""
+    client, subject, subject_id, expires_at_us, key, token_id, words, _ = identity
+    assert client.status is _ACTIVE, "only a yes is remembered"
+    record, number, used_hour = (
+        (b"", None, -1) if key is None else (key.record, _NUMBERS[key.environment], key.used_hour)
+    )
+    rest = (expires_at_us, token_id, scopes.joined(words), client.overrides, record)
+    told = None if rest == _NO_REST and subject == subject_id else (subject_id, *rest)
+    head = (client.id, client.name, client.plan, client.generation, client.created_at_us)
+    return marshal.dumps((*head, subject, number, used_hour, told))
+
+
+# The constructor of a named tuple is Python, and three of them are felt in a check.
+_client: Callable[[tuple[object, ...]], Client] = partial(tuple.__new__, Client)
+_held: Callable[[tuple[object, ...]], Held] = partial(tuple.__new__, Held)
+_identity: Callable[[tuple[object, ...]], Identity] = partial(tuple.__new__, Identity)
+
+
+def _unpack(packed: bytearray, stays: bool) -> Identity:  # noqa: FBT001 # As `Cache` calls it.
+    """The identity of packed bytes, whatever follows them."""
+    client_id, name, plan, generation, created_at_us, subject, number, used_hour, rest = marshal.loads(packed)  # noqa: S302 # As above.
+    subject_id, expires_at_us, token_id, words, own, record = (subject, *_NO_REST) if rest is None else rest
+    client = _client((client_id, name, plan, _ACTIVE, generation, created_at_us, own))
+    held = None if number is None else _held((record, _ENVIRONMENTS[number], used_hour))
+    granted = scopes.split(words) if words else scopes.NONE
+    return _identity((client, subject, subject_id, expires_at_us, held, token_id, granted, stays))
+
+
+def _seen(identity: Identity, hour: int) -> Identity:
+    """The same of a key that was seen in this hour."""
+    return identity if identity.key is None else identity._replace(key=identity.key._replace(used_hour=hour))

@@ -78,11 +78,11 @@ def pattern(brand: str) -> str:
     return rf"\b{brand}_(?:live|test)_[0-9A-Za-z]{{{BODY_LENGTH + CHECKSUM_LENGTH}}}\b"
 
 
-def digest(credential: bytes, pepper: bytes | None) -> str:
-    """What is kept of a key, in hexadecimal: HMAC-SHA-256 under the pepper, or SHA-256 without one."""
+def digest(credential: bytes, pepper: bytes | None) -> bytes:
+    """What is kept of a key, in hexadecimal where it is text: HMAC-SHA-256 under the pepper, or SHA-256 without one."""
     if pepper is None:
-        return hashlib.sha256(credential).hexdigest()
-    return hmac.digest(pepper, credential, "sha256").hex()
+        return hashlib.sha256(credential).digest()
+    return hmac.digest(pepper, credential, "sha256")
 
 
 def shown(key: str) -> str:

@@ -22,9 +22,9 @@ The secret of a key is never here, only its digest.
 
 import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -52,6 +52,8 @@ _KEY_FIELDS = (
     "imported",
     "used_hour",
 )
+_HELD_FIELDS = ("id", "client_id", "environment", "expires_at_us", "scopes", "imported", "used_hour")
+_IMPORTED = _HELD_FIELDS.index("imported")
 _PAGE = 500
 _LEAVING = "-"
 _LIMIT = "limit:"
@@ -70,8 +72,9 @@ class Status(Enum):
     SUSPENDED = "suspended"
 
 
-@dataclass(frozen=True, slots=True)
-class Client:
+class Client(
+    NamedTuple
+):  # A tuple: a check may have to make one of what is remembered, at a fifth of a dataclass's cost.
     """A client's record. `generation` rises with every change of the client or of its keys.
 
     `overrides` is text that `overrides.load` reads: a limit's name on a line, and what is different on the next.
@@ -123,27 +126,34 @@ class Alias:
         return subject_digest(self.issuer, self.subject)
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Held(NamedTuple):
+    """What a check may need of a key. `used_hour` is when it was last seen, in hours since the epoch; -1 is never.
+
+    `record` is the digest that its record is under; empty is the credential's own.
+    """
+
+    record: bytes
+    environment: keys.Environment
+    used_hour: int = -1
+
+
+class Identity(NamedTuple):  # A tuple, as a client is.
     """Whom a credential speaks for, as of its client's generation.
 
     `subject` is a key's id, or a token's subject; `subject_id` is what limits per key count by. The credential is
     valid strictly before `expires_at_us`; None is for ever. `key` is None for a token; `token_id` is the digest of a
-    token's `jti`, None where it has none.
+    token's `jti`, None where it has none. `stays` says that the worker remembers this very object, so that what is made
+    of it can be kept with it.
     """
 
     client: Client
     subject: str
     subject_id: str
     expires_at_us: int | None = None
-    key: Key | None = None
+    key: Held | None = None
     token_id: str | None = None
     scopes: frozenset[str] = scopes.NONE
-
-    @classmethod
-    def of_key(cls, key: Key, client: Client) -> "Identity":
-        """The identity of an API key."""
-        return cls(client, key.id, key.id, key.expires_at_us, key, scopes=key.scopes)
+    stays: bool = False
 
     @classmethod
     def of_nobody(cls, state_id: str, plan: str) -> "Identity":
@@ -160,7 +170,7 @@ class Identity:
 
     def on(self, plan: str) -> "Identity":
         """The same, with its client on the plan that is in force for it."""
-        return self if plan == self.client.plan else replace(self, client=replace(self.client, plan=plan))
+        return self if plan == self.client.plan else self._replace(client=self.client._replace(plan=plan))
 
     def is_expired(self, now_us: int) -> bool:
         """Whether the credential's time is up."""
@@ -363,19 +373,13 @@ class Registry:
         await asyncio.gather(*(self._store.call("HDEL", _keys_of(key.client_id), key.id) for key in late))
         return len(found) - len(late)
 
-    async def seen(self, hours: Mapping[str, int]) -> None:
-        """Note when keys were seen: by the key's id, the whole hours since the epoch. Keys that are gone stay so."""
-        owners = zip(hours, await self._store.call("HMGET", _KEYS, *hours), strict=True)
-        owned = [(key_id, owner.decode()) for key_id, owner in owners if owner is not None]
-        digests = await asyncio.gather(*(self._store.call("HGET", _keys_of(owner), key_id) for key_id, owner in owned))
-        found = [
-            ((_key(digest.decode()),), (key_id, hours[key_id]))
-            for (key_id, _), digest in zip(owned, digests, strict=True)
-            if digest is not None
-        ]
-        if found:
-            await self._store.load(SEEN)
-            await self._store.run_all(SEEN, found)
+    async def seen(self, seen: Mapping[bytes, tuple[str, int]]) -> None:
+        """Note when keys were seen: by the digest of the record, the key's id and whole hours since the epoch.
+
+        Keys that are gone stay so.
+        """
+        await self._store.load(SEEN)
+        await self._store.run_all(SEEN, [((_key(record.hex()),), words) for record, words in seen.items()])
 
     async def has_foreign_keys(self) -> bool:
         """Whether a foreign key has ever been imported."""
@@ -429,19 +433,41 @@ class Registry:
         if await self._load_key(digest, key_id) is not None:
             await self._store.call("DEL", _key(digest))
 
-    async def identity(self, digest: str) -> Identity | None:
-        """Whom the key of this digest speaks for, or None.
+    async def identity(self, digests: Sequence[bytes], *, imported: bytes | None = None) -> Identity | None:
+        """Whom the key of the first of these digests that has one speaks for, or None: in two round trips.
+
+        The first is the credential's own. Last comes that under which an `imported` key would be, and only such a one.
 
         The key is read once more after its client: a key that is still there when the generation has been
         read can only be revoked by raising that generation.
         """
-        key = await self._load_key(digest)
-        if key is None:
+        asked = [*digests] if imported is None else [*digests, imported]
+        found = await self._store.call_all([("HMGET", _key(digest.hex()), *_HELD_FIELDS) for digest in asked])
+        for record, values in zip(asked, found, strict=True):
+            if values[0] is not None and (record is not imported or values[_IMPORTED] is not None):
+                return await self._identity_of(record, values, is_own=record in digests[:1])
+        return None
+
+    async def _identity_of(self, record: bytes, values: Sequence[bytes | None], *, is_own: bool) -> Identity | None:
+        """Whom a key speaks for that has been read."""
+        key_id, client_id, environment, expires_at_us, words, _, used_hour = (
+            None if each is None else each.decode() for each in values
+        )
+        assert key_id, "there was one"
+        assert client_id, "a record is written at once"
+        reads = (("HGETALL", record_key(client_id)), ("HGET", _key(record.hex()), "id"))
+        told, still = await self._store.call_all(reads)
+        client = _client(client_id, told)
+        if client is None or still != values[0]:
             return None
-        client = await self._load_client(key.client_id)
-        if client is None or await self._load_key(digest) is None:
-            return None
-        return Identity.of_key(key, client)
+        return Identity(
+            client,
+            key_id,
+            key_id,
+            None if expires_at_us is None else int(expires_at_us),
+            Held(b"" if is_own else record, keys.Environment(environment), -1 if used_hour is None else int(used_hour)),
+            scopes=scopes.NONE if words is None else scopes.split(words),
+        )
 
     async def _holder(self, name: str) -> str:
         """The id of the client of this name, marked while it is deleted; empty for none."""
@@ -465,14 +491,7 @@ class Registry:
         return bool(await self._store.run(ENROL, (record_key(client.id),), (*words, *dates)))
 
     async def _load_client(self, client_id: str) -> Client | None:
-        words = [word.decode() for word in await self._store.call("HGETALL", record_key(client_id))]
-        record = dict(zip(words[::2], words[1::2], strict=True))
-        if not record:
-            return None
-        name, plan, status, generation, created_at_us = (record[field] for field in _CLIENT_FIELDS)
-        own = {field.removeprefix(_LIMIT): value for field, value in record.items() if field.startswith(_LIMIT)}
-        text = overrides.joined({name: value for name, value in sorted(own.items()) if value})
-        return Client(client_id, name, plan, Status(status), int(generation), int(created_at_us), text)
+        return _client(client_id, await self._store.call("HGETALL", record_key(client_id)))
 
     async def _load_key(self, digest: str, key_id: str | None = None) -> Key | None:
         """The key of a digest, or None; with a `key_id`, None as well when it has another."""
@@ -502,6 +521,20 @@ class Registry:
                 yield entry.decode(), value.decode()
             if cursor == b"0":
                 return
+
+
+def _client(client_id: str, told: Sequence[bytes]) -> Client | None:
+    """The client of a record as fields and values in a row; None of an empty one."""
+    if not told:
+        return None
+    words = [word.decode() for word in told]
+    record = dict(zip(words[::2], words[1::2], strict=True))
+    name, plan, status, generation, created_at_us = (record[field] for field in _CLIENT_FIELDS)
+    text = ""
+    if len(record) > len(_CLIENT_FIELDS):
+        own = {field.removeprefix(_LIMIT): value for field, value in record.items() if field.startswith(_LIMIT)}
+        text = overrides.joined({name: value for name, value in sorted(own.items()) if value})
+    return Client(client_id, name, plan, Status(status), int(generation), int(created_at_us), text)
 
 
 def subject_client_id(digest: str) -> str:

@@ -58,6 +58,9 @@ class Settings:
     hot_road: bool = True
     """`QUOTAS_HOT_ROAD`: 1, or 0 to answer checks through the ASGI application as everything else is; slower."""
 
+    remembered: int = 1_000_000
+    """`QUOTAS_REMEMBERED`: keys that a worker remembers, and as many tokens, 1 to 100,000,000; about 300 bytes each."""
+
     log_level: str = "info"
     """`QUOTAS_LOG_LEVEL`: debug, info, warning or error."""
 
@@ -152,6 +155,12 @@ def _milliseconds(text: str) -> int:
     return int(text)
 
 
+def _entries(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,9}", text) or not 1 <= int(text) <= 100_000_000:  # noqa: PLR2004 # Said in the message.
+        raise ValueError("must be a whole number between 1 and 100000000")
+    return int(text)
+
+
 def _switch(text: str) -> bool:
     if text not in {"0", "1"}:
         raise ValueError("must be 1 (on) or 0 (off)")
@@ -194,6 +203,7 @@ _READERS: Mapping[str, Callable[[str], object]] = {
     "ADMIN_PORT": _port,
     "STORE_TIMEOUT_MS": _milliseconds,
     "HOT_ROAD": _switch,
+    "REMEMBERED": _entries,
     "LOG_LEVEL": _level,
     "LOG_FORMAT": _format,
     "LOG_REFUSALS": _lines,

@@ -18,7 +18,7 @@ Set-up (TLS, authentication, database, sockets) is redis-py's; its retries are o
 import asyncio
 import random
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from hashlib import sha1
@@ -126,6 +126,14 @@ class Store:
         """
         # A word that cannot be written, such as text that is no Unicode, is its caller's fault alone.
         return await self._reply_to(_pack(words))
+
+    async def call_all(self, commands: Collection[tuple[Word, ...]]) -> list[Any]:
+        """The replies to one or more commands, in order and as one place in the line: none runs before those before it.
+
+        Errors are `call`'s; one error reply fails them all.
+        """
+        replies = await self._reply_to(b"".join([_pack(words) for words in commands]), expected=len(commands))
+        return replies if len(commands) > 1 else [replies]
 
     async def run(self, script: Script, keys: tuple[str, ...], arguments: tuple[Word, ...]) -> Any:
         """The reply of a script; it is loaded first when the server does not know it. Errors are `call`'s."""

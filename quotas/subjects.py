@@ -11,7 +11,6 @@ after the client's generation, so that both can only change by raising it or wit
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -111,7 +110,7 @@ class Subjects:
         if client is None:
             raise RequestError("no_plan")
         if verified.plan_value is not None and plan is not None:
-            return replace(client, plan=plan)
+            return client._replace(plan=plan)
         return client
 
     async def _verify(self, credential: bytes, now_us: int) -> Verified:

@@ -66,8 +66,10 @@ def print_explanation(out: Console, explanation: Explanation) -> None:
         out.print(f"plan     {identity.client.plan}")
     elif identity is not None:
         out.print(f"client   {identity.client.name} ({identity.client.id}), {identity.client.status.value}")
-        key = identity.key
-        shown = f"token    {identity.subject}" if key is None else f"key      {key.id} {key.shown}… {key.name}"
+        key = explanation.key
+        shown = f"{'token   ' if identity.key is None else 'key     '} {identity.subject}"
+        if key is not None:
+            shown += f" {key.shown}… {key.name}"
         out.print(shown.rstrip())
         in_force = explanation.plan
         of = "" if in_force is None or in_force.test_of is None else f", for test keys of clients on {in_force.test_of}"
@@ -92,7 +94,7 @@ def explanation_fields(explanation: Explanation) -> dict[str, object]:
         "reason": None if explanation.reason is None else explanation.reason.value,
         "client": None if identity is None else identity.client.name or None,
         "subject": None if identity is None else identity.subject or None,
-        "key": None if identity is None or identity.key is None else identity.key.id,
+        "key": None if identity is None or identity.key is None else identity.subject,
         "plan": None if identity is None else identity.client.plan,
         "test_plan_of": None if explanation.plan is None else explanation.plan.test_of,
         "scopes": [] if identity is None else sorted(identity.scopes),

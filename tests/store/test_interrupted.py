@@ -43,7 +43,7 @@ class WarmWorker:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._identities = Identities(Registry(store), brand="quotas", pepper=None)
+        self._identities = Identities(Registry(store), brand="quotas", pepper=None, remembered=100)
         self._identities.foreign = True
         self._plan = PackedPlan(CONFIG.plans["free"].limits)
 

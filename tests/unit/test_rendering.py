@@ -16,7 +16,7 @@ from quotas.faces import ENVOY, FACES, NGINX, Face
 from quotas.keys import Environment
 from quotas.limits import Bucket, Limit, Mode, Quota, Window
 from quotas.plans import HeaderStyle
-from quotas.registry import Client, Identity, Key, Status
+from quotas.registry import Client, Held, Identity, Status
 from quotas.rendering import MAX_FIELDS, Response, check_response
 
 SECOND = 1_000_000
@@ -36,8 +36,8 @@ LARGEST = 10**15 - 1
 
 
 def identity(name: str = "acme") -> Identity:
-    key = Key("key_1", "cl_1", "laptop", "quotas_live_SHOW", Environment.LIVE, AT_US)
-    return Identity.of_key(key, Client("cl_1", name, "free", Status.ACTIVE, 1, AT_US))
+    client = Client("cl_1", name, "free", Status.ACTIVE, 1, AT_US)
+    return Identity(client, "key_1", "key_1", key=Held(b"", Environment.LIVE))
 
 
 def refused(standing: Standing, reason: Reason = Reason.RATE_LIMITED) -> Answer:

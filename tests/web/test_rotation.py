@@ -116,8 +116,8 @@ def test_keys_outlive_a_change_of_pepper_as_long_as_the_previous_one_is_named(
         await clients.create("acme", "free")
         secret = (await clients.issue_key("acme")).secret.encode()
         with pytest.raises(CredentialError):
-            await Identities(registry, brand="quotas", pepper=after).find(secret, NOW_US)
-        knowing = Identities(registry, brand="quotas", pepper=after, previous_peppers=(before,))
+            await Identities(registry, brand="quotas", pepper=after, remembered=9).find(secret, NOW_US)
+        knowing = Identities(registry, brand="quotas", pepper=after, previous_peppers=(before,), remembered=9)
         for _ in range(2):
             _, identity = await knowing.find(secret, NOW_US)
             assert identity.client.name == "acme"

@@ -33,7 +33,8 @@ LOG_EVERY_S = 10.0
 """Least time between two log lines about a store that does not answer."""
 
 MAX_READY = 20_000
-"""Credentials whose next take a worker keeps packed; with more it starts over. Each is about 1 kB."""
+"""Credentials whose next take a worker keeps packed, of those that ask often; with more it starts over. Each is about
+1 kB."""
 
 log = logging.getLogger("quotas.checks")
 
@@ -73,6 +74,11 @@ class _Asked(NamedTuple):
     identity: Identity
     plan: PackedPlan
     take: Take
+    in_force: PlanInForce
+
+    def is_of_all(self, request: CheckRequest) -> bool:
+        """Whether every plain check of its client comes down to this take."""
+        return request.is_plain and not self.in_force.plan.asks_for_paths
 
 
 class _Ready(NamedTuple):
@@ -192,10 +198,15 @@ class Checks:
         if isinstance(asked, Answer):
             asker.answer(self._counted(asked, begun))
             return True
-        packed = TAKE.packed(*take_words(asked.plan, asked.take, now_us))
-        if nobody is None:  # An address is somebody new each time.
-            self._keep_ready(request, asked, packed, now_us)
-        self._send(_Taking(self, request, nobody, asked, packed, None, begun, self._timer(), asker))
+        head = None
+        if asked.is_of_all(request):
+            head = self._heads and self._heads(asked.identity, asked.plan.limits, self._planbook.config.headers)
+            packed = self._packed_at(asked, now_us)
+            if identity.stays:
+                self._keep_ready(asked, packed, head, now_us)
+        else:
+            packed = TAKE.packed(*take_words(asked.plan, asked.take, now_us))
+        self._send(_Taking(self, request, nobody, asked, packed, head, begun, self._timer(), asker))
         return True
 
     def _ready_for(
@@ -219,24 +230,22 @@ class Checks:
             return ready
         return None
 
-    def _keep_ready(self, request: CheckRequest, asked: _Asked, packed: bytes, now_us: int) -> None:
-        """Keep a take for the next check of this credential, if that will be the same one."""
-        in_force = self._in_force(asked.loaded, now_us)
-        if not request.is_plain or in_force is None or in_force.plan.asks_for_paths:
-            return
+    def _keep_ready(self, asked: _Asked, packed: bytes, head: Head | None, now_us: int) -> None:
+        """Keep a take for the next check of this credential, which will be the same one."""
         # A key is noted once an hour, so nothing is kept over the hour.
-        ends = (in_force.until_us, asked.loaded.expires_at_us, now_us // HOUR_US * HOUR_US + HOUR_US)
+        ends = (asked.in_force.until_us, asked.loaded.expires_at_us, now_us // HOUR_US * HOUR_US + HOUR_US)
         until_us = min(asked.plan.until_us(now_us), *(end for end in ends if end is not None))
         if len(self._ready) >= MAX_READY:
             self._ready.clear()
         config = self._planbook.config
-        head = None if self._heads is None else self._heads(asked.identity, asked.plan.limits, config.headers)
         self._ready[asked.digest] = _Ready(asked, packed, head, config, now_us, until_us)
 
-    @staticmethod
-    def _packed_at(asked: _Asked, now_us: int) -> bytes:
-        """The same take at another instant, which it says."""
-        return TAKE.packed(*take_words(asked.plan, asked.take._replace(now_us=now_us), now_us))
+    def _packed_at(self, asked: _Asked, now_us: int) -> bytes:
+        """A take of all limits, at this instant."""
+        if self._clock_decides:  # Then a take says when it is.
+            return TAKE.packed(*take_words(asked.plan, asked.take._replace(now_us=now_us), now_us))
+        client_id, generation, key_id, *_ = asked.take
+        return asked.plan.form(asked.take, now_us).packed(client_id, key_id, generation)
 
     def _send(self, taking: "_Taking") -> None:
         """Send a take; one that cannot be sent is told why at once."""
@@ -460,7 +469,7 @@ class Checks:
         required = _required(request, in_force.plan, asked.skipped)
         if not required <= identity.scopes:
             return lacking(identity, required) if sure else None
-        return _Asked(digest, loaded, identity, in_force.packed, asked)
+        return _Asked(digest, loaded, identity, in_force.packed, asked, in_force)
 
     def _decided(self, asked: _Asked, decision: Decision, asked_s: tuple[float, float]) -> Answer:
         if not decision.repeated:

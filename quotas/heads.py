@@ -5,7 +5,6 @@ a few integers, and a head is one format with these in it. It is that of `render
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 from quotas import rendering
 from quotas.limits import Bucket, Limit, Mode
@@ -29,7 +28,7 @@ class Head:
     @classmethod
     def of(cls, identity: Identity, limits: tuple[Limit, ...], style: HeaderStyle) -> "Head | None":
         """The head of this identity's checks that are about all of these limits; None where there is more to tell."""
-        lines = _limits(limits) if style is HeaderStyle.DRAFT else None
+        lines = _kept_limits(limits) if style is HeaderStyle.DRAFT else None
         return None if lines is None else cls(identity, lines)
 
     def lines(self, reply: Sequence[int]) -> bytes:
@@ -81,7 +80,20 @@ class _Limits:
         return f"ratelimit-policy: {policies}\r\nratelimit: {limits}\r\ncontent-length: 0\r\n".encode()
 
 
-@lru_cache(_MAX_KEPT)
+_kept: dict[int, tuple[tuple[Limit, ...], _Limits | None]] = {}
+"""By the id of a plan's limits, which are held with it; to look for their values would cost more than all of a head."""
+
+
+def _kept_limits(limits: tuple[Limit, ...]) -> _Limits | None:
+    """What is told of these very limits."""
+    kept = _kept.get(id(limits))
+    if kept is None:
+        if len(_kept) >= _MAX_KEPT:
+            _kept.clear()
+        kept = _kept[id(limits)] = (limits, _limits(limits))
+    return kept[1]
+
+
 def _limits(limits: tuple[Limit, ...]) -> _Limits | None:
     """None where numbers alone do not tell all, or where there is not room for all of it in every case."""
     length = 0

@@ -195,15 +195,13 @@ class Metrics:
 
     def taken(self, client: Client, cost: int, seconds: float, store_seconds: float) -> None:
         """Count an allowed check, its units and its one script call: `check`, `units` and `store_seconds` at once."""
+        cells = self._cells
         row = self.rows.find(client.id, client.name, client.plan) if client.name else None
         if row is None:
-            self.check(client, "allowed", seconds)
-            self.units(client, cost)
-            self.store_seconds("take", store_seconds)
-            return
-        cells = self._cells
-        cells[row.heat] += 1
-        first = row.first
+            first = self._nobody(OTHER if client.name else UNKNOWN, client.plan)
+        else:
+            first = row.first
+            cells[row.heat] += 1
         cells[first] += 1  # Allowed is the first outcome.
         cells[first + _UNITS] += cost
         first = self._check_seconds

@@ -10,7 +10,6 @@ instant, in seconds since the epoch, at which that limit has everything again.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from http import HTTPStatus
 
 import orjson
@@ -170,16 +169,17 @@ def head_of(identity: Identity | None) -> bytes:
     """
     if identity is None:
         return b"cache-control: no-store\r\nx-quotas-client: \r\nx-quotas-plan: \r\nx-quotas-subject: \r\n"
-    kept = _identities.get(id(identity))
+    kept = _identities.get(id(identity)) if identity.stays else None
     if kept is not None:
         return kept[1]
     client = identity.client
     values = (_field(client.name), client.plan.encode(), _field(identity.subject))
     named = b"x-quotas-client: %b\r\nx-quotas-plan: %b\r\nx-quotas-subject: %b\r\n" % values
     lines = b"cache-control: no-store\r\n" + named
-    if len(_identities) >= _MAX_IDENTITIES:
-        _identities.clear()
-    _identities[id(identity)] = (identity, lines)
+    if identity.stays:
+        if len(_identities) >= _MAX_IDENTITIES:
+            _identities.clear()
+        _identities[id(identity)] = (identity, lines)
     return lines
 
 
@@ -187,7 +187,6 @@ _identities: dict[int, tuple[Identity, bytes]] = {}
 """Lines by the id of an identity, which is held with them, so that no other has its id meanwhile."""
 
 
-@lru_cache(4096)
 def _field(name: str) -> bytes:
     """A name as a field value."""
     return encoded(name).encode()

@@ -149,6 +149,7 @@ class PackedPlan:
         self.per_key = PackedLimits([limit for limit in limits if limit.per is Per.KEY])
         self.limits = self.per_client.limits + self.per_key.limits
         self.only_enforces = all(limit.mode is Mode.ENFORCE for limit in limits)
+        self._forms: dict[tuple[int, int, bool, int], Form] = {}
 
     @cached_property
     def fingerprint(self) -> bytes:
@@ -165,6 +166,14 @@ class PackedPlan:
     def until_us(self, now_us: int) -> int:
         """Until when the rules of a check that all limits are about stay as they are now."""
         return min(each.until_us(now_us) for each in (self.per_client, self.per_key))
+
+    def form(self, asked: "Take", now_us: int) -> "Form":
+        """What a take that is about all limits has in common with those for others, now."""
+        kind = (len(asked.client_id), len(asked.key_id), asked.test, asked.keep_s)
+        form = self._forms.get(kind)
+        if form is None or not form.from_us <= now_us < form.until_us:
+            form = self._forms[kind] = Form(self, asked, now_us)
+        return form
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,6 +319,46 @@ def take_words(plan: PackedPlan, asked: Take, now_us: int) -> tuple[tuple[str, .
     if asked.once is None:
         return keys, words
     return (*keys, once_key(asked.client_id, asked.once.digest)), (*words, asked.once.within_us)
+
+
+class Form:
+    """The takes of one unit of a plan, as bytes but for whose they are: as `TAKE.packed` of `take_words` gives them.
+
+    It is for ids of these lengths, and holds from `from_us` on and before `until_us`.
+    """
+
+    __slots__ = ("_format", "_ids", "_takes_key", "from_us", "until_us")
+
+    def __init__(self, plan: PackedPlan, asked: Take, now_us: int) -> None:
+        keys, (_, *words) = take_words(plan, asked, now_us)
+        assert asked.cost == 1, "no other is said, or told by a path"
+        assert asked.once is None, "what makes a check the same is different for each"
+        assert not asked.skipped, "no limit is about a path"
+        self._takes_key = bool(plan.per_key.limits)
+        self._ids = len(keys)
+        head = b"".join(map(_bulk, (b"EVALSHA", TAKE.digest.encode(), b"%d" % len(keys))))
+        places = b"".join(_bulk(key.encode()) for key in keys)
+        rest = b"".join(_bulk(word if isinstance(word, bytes) else str(word).encode()) for word in words)
+        places = places.replace(b"{%b}" % asked.client_id.encode(), b"{%b}")
+        if self._takes_key:
+            places = places.replace(b"}:key:%b" % asked.key_id.encode(), b"}:key:%b")
+        count = 3 + len(keys) + 1 + len(words)
+        self._format = b"*%d\r\n%b%b$%%d\r\n%%b\r\n%b" % (count, head, places, rest.replace(b"%", b"%%"))
+        self.from_us = now_us
+        self.until_us = min(plan.until_us(now_us), (now_us // DAY_US + 1) * DAY_US)  # A history is of one day.
+
+    def packed(self, client_id: str, key_id: str, generation: int) -> bytes:
+        """The command of one take."""
+        named, number = client_id.encode(), b"%d" % generation
+        ids: tuple[bytes | int, ...] = (named,) * self._ids
+        if self._takes_key:
+            ids = (*ids[:3], key_id.encode(), *ids[3:])
+        return self._format % (*ids, len(number), number)
+
+
+def _bulk(word: bytes) -> bytes:
+    """One word of a command, as the protocol has it (RESP, bulk strings)."""
+    return b"$%d\r\n%b\r\n" % (len(word), word)
 
 
 def _history(asked: Take | Refund, at_us: int) -> tuple[bytes, tuple[str, ...]]:

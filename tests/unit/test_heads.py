@@ -11,7 +11,7 @@ from quotas.heads import Head
 from quotas.keys import Environment
 from quotas.limits import Bucket, Limit, Mode, Quota, Window
 from quotas.plans import HeaderStyle
-from quotas.registry import Client, Identity, Key, Status
+from quotas.registry import Client, Held, Identity, Status
 from quotas.rendering import LARGEST, MAX_FIELDS, check_response
 from quotas.scripts import TAKEN, PackedPlan, Take, decision_of
 from quotas.windows import window_at
@@ -30,8 +30,8 @@ PER_SECOND = Limit("per-second", Bucket(count=5, period_us=SECOND, burst=10))
 
 
 def identity(name: str = "acme") -> Identity:
-    key = Key("key_1", "cl_1", "laptop", "quotas_live_SHOW", Environment.LIVE, AT_US)
-    return Identity.of_key(key, Client("cl_1", name, "free", Status.ACTIVE, 1, AT_US))
+    client = Client("cl_1", name, "free", Status.ACTIVE, 1, AT_US)
+    return Identity(client, "key_1", "key_1", key=Held(b"", Environment.LIVE))
 
 
 @st.composite

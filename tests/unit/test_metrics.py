@@ -362,6 +362,21 @@ class TestBusiest:
                 ask(metrics, f"c{number}")
         assert told(metrics) == {f"c{number}" for number in range(10)}
 
+    def test_what_is_counted_at_once_is_one_check_of_a_newcomer(self) -> None:
+        """A row takes sixteen checks more than twice those of its owner."""
+        clock = Clock()
+        metrics = alone(1, clock)
+        ask(metrics, "first", 10)
+        for _ in range(35):
+            clock.now_s += 1
+            metrics.taken(Client.called("second"), 2, 0.001, 0.0005)
+        assert told(metrics) == {"first"}
+        assert checks(metrics, "allowed")["other", "free"] == 35
+        assert value(metrics, 'quotas_units_total{client="other",plan="free"}') == 70
+        clock.now_s += 1
+        metrics.taken(Client.called("second"), 2, 0.001, 0.0005)
+        assert told(metrics) == {"second"}
+
     def test_at_most_two_rows_change_hands_in_a_second(self, tmp_path: Path) -> None:
         service = Service(tmp_path, 8)
         workers = [service.worker() for _ in range(3)]

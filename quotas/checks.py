@@ -166,38 +166,50 @@ class Checks:
         target: bytes = b"/",
         peer: str | None,
         asker: Asker,
-    ) -> bool:
-        """The same check without a task, where this worker knows everything but what the take will say.
+    ) -> None:
+        """The same check, whose answer the asker is told, perhaps within this call.
 
-        True: the asker is told the answer, perhaps within this call. False: somebody must be waited for first, so ask
-        `check`. Nothing was taken then, and nothing counted.
+        It is without a task where this worker knows everything but what the take will say.
         """
         begun = self._timer()
         now_us = self._clock()
-        ready = self._ready_for(headers, face, method, now_us)
-        if ready is not None:
-            packed = ready.packed if not self._clock_decides else self._packed_at(ready.asked, now_us)
-            as_sent = (headers, face, method, target, ready.config.places)
-            self._send(_Taking(self, as_sent, None, ready.asked, packed, ready.head, begun, self._timer(), asker))
-            return True
+        config = self._planbook.config
+        id_header = None if config.dedupe is None else config.dedupe.header
+        credential = requests.plain_credential(headers, face, method=method, places=config.places, id_header=id_header)
+        known = self._identities.known(credential, now_us) if credential else None
+        if known is not None:
+            ready = self._ready.get(known[0])
+            if (
+                ready is not None
+                and ready.asked.loaded is known[1]
+                and ready.config is config
+                and ready.from_us <= now_us < ready.until_us
+            ):
+                packed = ready.packed if not self._clock_decides else self._packed_at(ready.asked, now_us)
+                as_sent = (headers, face, method, target, config.places)
+                self._send(_Taking(self, as_sent, None, ready.asked, packed, ready.head, begun, self._timer(), asker))
+                return
         read = self._read(headers, face, method=method, target=target, peer=peer)
         if isinstance(read, Answer):
             asker.answer(self._counted(read, begun))
-            return True
+            return
         request, nobody = read
-        known = self._identities.known(request.credential, now_us) if nobody is None else (_NO_DIGEST, nobody)
         if known is None:
-            return False
+            known = self._identities.known(request.credential, now_us) if nobody is None else (_NO_DIGEST, nobody)
+        if known is None:
+            self._go_on_alone(request, nobody, begun, asker)
+            return
         digest, identity = known
         try:
             asked = self._asked(request, digest, identity, now_us, sure=nobody is not None)
         except RequestError as error:
             asked = Answer(Reason(error.reason))
         if asked is None:
-            return False
+            self._go_on_alone(request, nobody, begun, asker)
+            return
         if isinstance(asked, Answer):
             asker.answer(self._counted(asked, begun))
-            return True
+            return
         head = None
         if asked.is_of_all(request):
             head = self._heads and self._heads(asked.identity, asked.plan.limits, self._planbook.config.headers)
@@ -207,28 +219,6 @@ class Checks:
         else:
             packed = TAKE.packed(*take_words(asked.plan, asked.take, now_us))
         self._send(_Taking(self, request, nobody, asked, packed, head, begun, self._timer(), asker))
-        return True
-
-    def _ready_for(
-        self, headers: Collection[tuple[bytes, bytes]], face: Face, method: str, now_us: int
-    ) -> _Ready | None:
-        """The take that these headers come down to, if it is ready."""
-        config = self._planbook.config
-        id_header = None if config.dedupe is None else config.dedupe.header
-        credential = requests.plain_credential(headers, face, method=method, places=config.places, id_header=id_header)
-        known = self._identities.known(credential, now_us) if credential else None
-        if known is None:
-            return None
-        digest, identity = known
-        ready = self._ready.get(digest)
-        if (
-            ready is not None
-            and ready.asked.loaded is identity
-            and ready.config is config
-            and ready.from_us <= now_us < ready.until_us
-        ):
-            return ready
-        return None
 
     def _keep_ready(self, asked: _Asked, packed: bytes, head: Head | None, now_us: int) -> None:
         """Keep a take for the next check of this credential, which will be the same one."""
@@ -274,9 +264,7 @@ class Checks:
         if answer is not None:
             asker.answer(answer)
             return
-        going_on = asyncio.create_task(self._go_on(taking.request(), taking.nobody, taking.begun, asker))
-        self._going_on.add(going_on)
-        going_on.add_done_callback(self._going_on.discard)
+        self._go_on_alone(taking.request(), taking.nobody, taking.begun, asker)
 
     def _told(self, taking: "_Taking", reply: Any) -> Answer | None:
         """What a reply to a take makes of the check; None when it must be asked again by who can wait."""
@@ -291,6 +279,12 @@ class Checks:
         if reply[0] == WINDOWS:
             return None
         return self._decided(asked, decision_of(asked.plan, asked.take, reply), (taking.sent, ended))
+
+    def _go_on_alone(self, request: CheckRequest, nobody: Identity | None, begun: float, asker: Asker) -> None:
+        """Go on in a task, where somebody has to be waited for."""
+        going_on = asyncio.create_task(self._go_on(request, nobody, begun, asker))
+        self._going_on.add(going_on)
+        going_on.add_done_callback(self._going_on.discard)
 
     async def _go_on(
         self,

@@ -1,13 +1,12 @@
 """The short way of a check: from the bytes of a request to the bytes of its answer without a task, a scope or an app.
 
-It is uvicorn's own protocol, and all that is no check goes on in it as ever. A check that this worker can decide with
-one take is read here when its head is complete, asked by callback, and answered in the turn of the event loop that
-brought the reply. What it decides and how that reads is `checks` and `rendering`, as on the long way: an answer is
-the same to the byte on both.
+It is uvicorn's own protocol, and all that is no check goes on in it as ever. A check is read here when its head is
+complete. One that this worker can decide with one take is asked by callback, and answered in the turn of the event
+loop that brought the reply; for any other there is a task. What it decides and how that reads is `checks` and
+`rendering`, as on the long way: an answer is the same to the byte on both.
 
-The long way is taken by whatever is rare or has to wait: a body that is promised, `Expect`, an upgrade, a request that
-comes while another is under way on its connection, a client that does not read its answers, a credential that this
-worker does not know. One request is then begun anew, and nothing of it was counted.
+The long way is taken by whatever is rare: a body that is promised, `Expect`, an upgrade, a request that comes while
+another is under way on its connection, a client that does not read its answers.
 
 While a check is under way it stands in `cycle`, where uvicorn has what answers a request, with as much of its shape as
 uvicorn looks at. So pipelining, the end of a connection and a graceful stop are uvicorn's.
@@ -124,15 +123,10 @@ class HotRoad(HttpToolsProtocol):
         self.cycle = check  # type: ignore[assignment] # As much of its shape as uvicorn looks at.
         peer = None if self.client is None else self.client[0]
         try:
-            taken = self.services.checks.check_then(
-                self.headers, face, method=method, target=target, peer=peer, asker=check
-            )
+            self.services.checks.check_then(self.headers, face, method=method, target=target, peer=peer, asker=check)
         except Exception as error:  # noqa: BLE001 # It would be taken for a request that cannot be parsed.
             check.answer(error)
-            return True
-        if not taken:
-            self.cycle = before
-        return taken
+        return True
 
     def answered(self) -> None:
         """Go on after an answer: with what came meanwhile, or waiting for the next request."""

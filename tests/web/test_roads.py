@@ -4,7 +4,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -195,17 +195,57 @@ def test_the_same_take_is_asked_again_as_long_as_it_is_the_same(redis_url: str, 
     asyncio.run(work())
 
 
-def test_who_needs_more_than_a_take_goes_the_long_way(redis_url: str) -> None:
+def test_who_is_not_known_yet_is_answered_here_as_well(redis_url: str) -> None:
+    """The application of this test fails whoever asks it."""
+
     async def work() -> None:
-        async with timed(redis_url, PLANS, noon()) as worker:
+        async with timed(redis_url, PLANS, noon()) as worker, connection(worker) as asked:
+            secret = await worker.key()
+            for line, status in ((f"X-API-Key: {secret}", b"200"), ("X-API-Key: none", b"401")):
+                asked.send(line)
+                assert (await asked.answer()).split(b" ")[1] == status
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize("ends", ["the client", "the server"])
+def test_a_connection_that_ends_while_its_key_is_looked_up(redis_url: str, tmp_path: Path, ends: str) -> None:
+    async def work() -> None:
+        async with proxy(redis_url, tmp_path) as passing, timed(passing.url, PLANS, noon()) as worker:
             secret = await worker.key()
             async with connection(worker) as asked:
+                passing.gate.clear()
                 asked.send(f"X-API-Key: {secret}")
-                assert (await asked.answer()).startswith(b"HTTP/1.1 500")  # The application of this test fails.
-            async with connection(worker, app=application(worker)) as asked:
-                for line, status in ((f"X-API-Key: {secret}", b"200"), ("X-API-Key: none", b"401")):
-                    asked.send(line)
-                    assert (await asked.answer()).split(b" ")[1] == status
+                await passing.until(b"HMGET")
+                if ends == "the server":
+                    asked.protocol.shutdown()
+                    passing.gate.set()
+                    assert b"\r\nconnection: close\r\n" in await asked.answer()
+                    assert await asked.ended()
+            passing.gate.set()
+            async with connection(worker) as other:
+                other.send(f"X-API-Key: {secret}")
+                assert (await other.answer()).startswith(b"HTTP/1.1 200")
+
+    asyncio.run(work())
+
+
+def test_a_burst_of_one_unknown_key_is_one_load_and_all_are_answered(redis_url: str, tmp_path: Path) -> None:
+    async def work() -> None:
+        async with proxy(redis_url, tmp_path) as passing, timed(passing.url, PLANS, noon()) as worker:
+            secret = await worker.key()
+            before = passing.count(b"HMGET")
+            async with AsyncExitStack() as stack:
+                asked = [await stack.enter_async_context(connection(worker)) for _ in range(50)]
+                passing.gate.clear()
+                for each in asked:
+                    each.send(f"X-API-Key: {secret}")
+                await passing.until(b"HMGET", times=before + 1)
+                passing.gate.set()
+                answers = [await each.answer() for each in asked]
+            assert sum(answer.startswith(b"HTTP/1.1 200") for answer in answers) == 10
+            assert sum(answer.startswith(b"HTTP/1.1 429") for answer in answers) == 40
+            assert passing.count(b"HMGET") == before + 1
 
     asyncio.run(work())
 

@@ -7,6 +7,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from quotas import paths, requests
@@ -463,7 +464,7 @@ class Checks:
         required = _required(request, in_force.plan, asked.skipped)
         if not required <= identity.scopes:
             return lacking(identity, required) if sure else None
-        return _Asked(digest, loaded, identity, in_force.packed, asked, in_force)
+        return _made((digest, loaded, identity, in_force.packed, asked, in_force))
 
     def _decided(self, asked: _Asked, decision: Decision, asked_s: tuple[float, float]) -> Answer:
         if not decision.repeated:
@@ -499,18 +500,11 @@ class Checks:
             skipped = plan.skipped(request.method, readings)
             if request.cost is None:
                 cost = plan.cost(request.method, readings)
-        return Take(
-            client_id=identity.client.id,
-            generation=identity.client.generation,
-            key_id=identity.subject_id,
-            cost=cost,
-            now_us=now_us,
-            own_clock=self._clock_decides,
-            test=in_force.test_of is not None,
-            skipped=skipped,
-            once=self._once(request, identity, in_force, cost, skipped),
-            keep_s=self._planbook.kept_s(identity.client, in_force),
-        )
+        client = identity.client
+        once = None if request.request_id is None else self._once(request, identity, in_force, cost, skipped)
+        kept_s = self._planbook.kept_s(client, in_force)
+        asked = (client.id, client.generation, identity.subject_id, cost, now_us, self._clock_decides)
+        return _take((*asked, in_force.test_of is not None, skipped, once, kept_s))
 
     def _once(
         self, request: CheckRequest, identity: Identity, in_force: PlanInForce, cost: int, skipped: frozenset[str]
@@ -528,6 +522,11 @@ class Checks:
         )
         limits = (in_force.packed.fingerprint, *(name.encode() for name in sorted(skipped)))
         return Once.of(dedupe.within_us, *asked, *limits)
+
+
+# The constructor of a named tuple is Python, and two of them are felt in a check.
+_take: Callable[[tuple[object, ...]], Take] = partial(tuple.__new__, Take)
+_made: Callable[[tuple[object, ...]], _Asked] = partial(tuple.__new__, _Asked)
 
 
 class _Taking(Call):

@@ -173,9 +173,9 @@ def head_of(identity: Identity | None) -> bytes:
     if kept is not None:
         return kept[1]
     client = identity.client
-    values = (_field(client.name), client.plan.encode(), _field(identity.subject))
-    named = b"x-quotas-client: %b\r\nx-quotas-plan: %b\r\nx-quotas-subject: %b\r\n" % values
-    lines = b"cache-control: no-store\r\n" + named
+    name, subject = encoded(client.name), encoded(identity.subject)
+    named = f"x-quotas-client: {name}\r\nx-quotas-plan: {client.plan}\r\nx-quotas-subject: {subject}\r\n"
+    lines = f"cache-control: no-store\r\n{named}".encode()
     if identity.stays:
         if len(_identities) >= _MAX_IDENTITIES:
             _identities.clear()
@@ -185,11 +185,6 @@ def head_of(identity: Identity | None) -> bytes:
 
 _identities: dict[int, tuple[Identity, bytes]] = {}
 """Lines by the id of an identity, which is held with them, so that no other has its id meanwhile."""
-
-
-def _field(name: str) -> bytes:
-    """A name as a field value."""
-    return encoded(name).encode()
 
 
 def limit_fields(decision: Decision, style: HeaderStyle) -> list[tuple[bytes, bytes]]:

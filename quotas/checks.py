@@ -439,6 +439,7 @@ class Checks:
                 return self._decided(asked, decision, (begun, ended))
             self._identities.forget(digest)
             known.clear()
+            anew = True
         raise StoreUnavailableError("reply", "the client changes faster than it can be loaded")
 
     def _asked(

@@ -13,6 +13,7 @@ import jwt
 import pytest
 
 from quotas.errors import StoreUnavailableError
+from quotas.identities import _Load
 from quotas.news import LEASE_S, LISTENERS
 from quotas.registry import Registry
 from quotas.revocations import Revocation, Revocations
@@ -218,8 +219,20 @@ def test_a_token_that_is_being_loaded_while_it_is_revoked_is_not_remembered(redi
                     early = asyncio.create_task(on.answers(bad))
                     await holding.wait()
                     await on.revoke(**body)
+                    joined = asyncio.Event()
+                    ended = _Load.ended
+
+                    async def joining(self: _Load, joined: asyncio.Event = joined, ended: Any = ended) -> None:
+                        joined.set()
+                        await ended(self)
+
+                    with patch.object(_Load, "ended", joining):
+                        late = asyncio.create_task(on.answers(bad))
+                        async with asyncio.timeout(30):
+                            await joined.wait()
                     goes_on.set()
                     await early  # It began before: it may pass.
+                    assert await late == [(401, "invalid_credential")] * 2, "it has nothing of a load from before"
                 await on.refused_everywhere(bad)
 
     asyncio.run(work())

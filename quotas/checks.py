@@ -96,6 +96,10 @@ class _Ready(NamedTuple):
     from_us: int
     until_us: int
 
+    def is_for(self, identity: Identity, config: Config, now_us: int) -> bool:
+        """Whether it is the take of this very identity under this very configuration, now."""
+        return self.asked.loaded is identity and self.config is config and self.from_us <= now_us < self.until_us
+
 
 _AsSent = tuple[Collection[tuple[bytes, bytes]], Face, str, bytes, Places]
 
@@ -180,12 +184,7 @@ class Checks:
         known = self._identities.known(credential, now_us) if credential else None
         if known is not None:
             ready = self._ready.get(known[0])
-            if (
-                ready is not None
-                and ready.asked.loaded is known[1]
-                and ready.config is config
-                and ready.from_us <= now_us < ready.until_us
-            ):
+            if ready is not None and ready.is_for(known[1], config, now_us):
                 packed = ready.packed if not self._clock_decides else self._packed_at(ready.asked, now_us)
                 as_sent = (headers, face, method, target, config.places)
                 self._send(_Taking(self, as_sent, None, ready.asked, packed, ready.head, begun, self._timer(), asker))

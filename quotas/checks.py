@@ -199,6 +199,18 @@ class Checks:
         if known is None:
             self._go_on_alone(request, nobody, begun, asker)
             return
+        self._take_then(request, nobody, known, now_us, begun, asker)
+
+    def _take_then(  # noqa: PLR0913, PLR0917 # What is known of a check by now.
+        self,
+        request: CheckRequest,
+        nobody: Identity | None,
+        known: tuple[bytes, Identity],
+        now_us: int,
+        begun: float,
+        asker: Asker,
+    ) -> None:
+        """Go on with a check whose take is not ready."""
         digest, identity = known
         try:
             asked = self._asked(request, digest, identity, now_us, sure=nobody is not None)

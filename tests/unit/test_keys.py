@@ -136,6 +136,11 @@ def test_the_digest_is_sha_256_or_hmac_under_the_pepper() -> None:
     assert len(plain) == len(peppered) == 32
 
 
+@given(st.binary(max_size=200), st.binary(min_size=1, max_size=200))
+def test_the_digest_is_hmac_for_every_length(credential: bytes, pepper: bytes) -> None:
+    assert keys.digest(credential, pepper) == hmac.digest(pepper, credential, "sha256")
+
+
 @given(st.binary(max_size=100), st.binary(max_size=100))
 def test_digests_differ_where_credentials_do(first: bytes, second: bytes) -> None:
     for pepper in (None, PEPPER):

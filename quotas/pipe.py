@@ -93,6 +93,13 @@ class Pipe(asyncio.Protocol):
         """Begin on this transport, which may have had another protocol before."""
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is one, but for isinstance.
 
+    @property
+    def host(self) -> str:
+        """The address of the host at the other end; empty for a socket that is a file."""
+        assert self._transport is not None, "there is a connection"
+        peer = self._transport.get_extra_info("peername")
+        return str(peer[0]) if isinstance(peer, tuple) else ""
+
     def send(self, calls: Collection[Call]) -> None:
         """Write the commands of these calls at once, and have them wait in line."""
         assert self._transport is not None, "there is a connection to write to"

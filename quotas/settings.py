@@ -31,7 +31,8 @@ class Settings:
     """`QUOTAS_CONFIG`: the plan file. None: `quotas.yaml` here if there is one, else the starter plans."""
 
     redis_url: str | None = field(default=None, repr=False)
-    """`QUOTAS_REDIS_URL`: redis://, rediss:// or unix://. None: a private Valkey in the data directory."""
+    """`QUOTAS_REDIS_URL`: redis://, redis+sentinel://, redis+cluster://, these with rediss for TLS, or unix://.
+    None: a private Valkey in the data directory."""
 
     data_dir: Path = Path(".quotas")
     """`QUOTAS_DATA_DIR`: where the private Valkey keeps its files and its socket."""
@@ -102,8 +103,9 @@ def load(environment: Mapping[str, str]) -> Settings:
 
 
 def _url(text: str) -> str:
-    if not re.match(r"(rediss?|unix)://.", text):
-        raise ValueError("must start with redis://, rediss:// or unix:// and name a server")
+    if not re.match(r"(rediss?(\+sentinel|\+cluster)?|unix)://.", text):
+        told = "must start with redis://, rediss://, redis+sentinel://, redis+cluster:// or unix:// and name a server"
+        raise ValueError(told)
     return text
 
 

@@ -54,7 +54,7 @@ def role(info: Info, url: str) -> Finding:
     subject = "store role"
     if info.get("cluster_enabled") == "1" and "cluster" not in urlsplit(url).scheme:
         told = "it is a node of a cluster, which has only a part of the keys: checks of the other clients fail"
-        return problem(subject, told, "have QUOTAS_REDIS_URL name a server that is no node of a cluster")
+        return problem(subject, told, "write redis+cluster:// in QUOTAS_REDIS_URL")
     if info.get("role") == "slave":
         primary = f"{info.get('master_host', 'unknown')}:{info.get('master_port', 'unknown')}"
         told = f"it is a replica, of {primary}: it takes no writes, so every check fails"

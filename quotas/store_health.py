@@ -78,7 +78,7 @@ _ADVICE = (
     ("ACL failure", "give the user of QUOTAS_REDIS_URL the permission for that command, also inside scripts"),
     ("LOADING", "wait until the server has read its data"),
     ("MASTERDOWN", "have QUOTAS_REDIS_URL name the primary"),
-    ("MOVED", "have QUOTAS_REDIS_URL name a server that is no node of a cluster"),
+    ("MOVED", "write redis+cluster:// in QUOTAS_REDIS_URL"),
     ("CLUSTERDOWN", "see CLUSTER INFO of the server: some of its slots have no node"),
     ("READONLY", "have QUOTAS_REDIS_URL name the primary"),
     ("OOM", "raise maxmemory of the server"),

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from quotas import embedded
-from quotas import store as store_module
+from quotas import embedded, links
 from quotas.errors import ConfigError, StoreUnavailableError
 from quotas.store import Script, Store, deadline
 
@@ -103,8 +102,8 @@ class TestUnreachable:
     def test_a_failed_attempt_is_followed_by_a_pause(
         self, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(store_module, "FIRST_PAUSE_S", 3_600)
-        monkeypatch.setattr(store_module, "LONGEST_PAUSE_S", 3_600)
+        monkeypatch.setattr(links, "FIRST_PAUSE_S", 3_600)
+        monkeypatch.setattr(links, "LONGEST_PAUSE_S", 3_600)
 
         async def work() -> None:
             async with Store(f"unix://{tmp_path}/proxy.sock") as store:
@@ -141,7 +140,7 @@ class TestUnreachable:
         self, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The set-up of a connection asks the server as well: it must not wait for ever."""
-        monkeypatch.setattr(store_module, "STALL_S", 0.1)
+        monkeypatch.setattr(links, "STALL_S", 0.1)
 
         async def work() -> None:
             async with proxy(redis_url, tmp_path) as passing, Store(passing.url) as store:
@@ -243,7 +242,7 @@ class TestStall:
     def test_a_connection_without_replies_is_given_up(
         self, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(store_module, "STALL_S", 0.1)
+        monkeypatch.setattr(links, "STALL_S", 0.1)
 
         async def work() -> None:
             async with proxy(redis_url, tmp_path) as passing, Store(passing.url) as store:
@@ -259,7 +258,7 @@ class TestStall:
         async def work() -> None:
             async with proxy(redis_url, tmp_path) as passing, Store(passing.url) as store:
                 assert await store.call("PING") == b"PONG"
-                monkeypatch.setattr(store_module, "STALL_S", 0.02)  # Not before: the set-up has as long, too.
+                monkeypatch.setattr(links, "STALL_S", 0.02)  # Not before: the set-up has as long, too.
                 for _ in range(5):
                     assert await store.call("PING") == b"PONG"
                     await asyncio.sleep(0.05)

@@ -13,7 +13,7 @@ from random import Random
 import pytest
 from soak import EXAMPLES
 
-from quotas import store as store_module
+from quotas import links
 from quotas.errors import StoreUnavailableError
 from quotas.store import Script, Store
 
@@ -131,7 +131,7 @@ async def fuzz(redis_url: str, folder: Path, seed: int) -> Counter[str]:
 def test_no_reply_goes_astray_and_nothing_is_done_twice(
     redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
-    monkeypatch.setattr(store_module, "STALL_S", 0.2)
+    monkeypatch.setattr(links, "STALL_S", 0.2)
     ends = asyncio.run(fuzz(redis_url, tmp_path, seed))
     print(seed, dict(ends))  # noqa: T201 # What a failure, or a soak, is told with.
     assert ends["answered"] > ends.total() // 4

@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from quotas import store as store_module
+from quotas import links
 from quotas.errors import StoreUnavailableError
 from quotas.store import Store, deadline
 
@@ -134,7 +134,7 @@ class TestBound:
     def test_a_full_line_refuses_and_goes_on(
         self, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(store_module, "MAX_IN_LINE", 10)
+        monkeypatch.setattr(links, "MAX_IN_LINE", 10)
 
         async def work() -> None:
             async with proxy(redis_url, tmp_path) as passing, Store(passing.url) as store:
@@ -154,7 +154,7 @@ class TestBound:
     def test_who_left_before_the_connection_stood_takes_no_place(
         self, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(store_module, "MAX_IN_LINE", 10)
+        monkeypatch.setattr(links, "MAX_IN_LINE", 10)
 
         async def work() -> None:
             async with proxy(redis_url, tmp_path) as passing:

@@ -14,8 +14,7 @@ import pytest
 import uvloop
 from jwks.idp import certified
 
-from quotas import embedded
-from quotas import store as store_module
+from quotas import embedded, links
 from quotas.errors import StoreUnavailableError
 from quotas.store import Script, Store
 
@@ -165,8 +164,8 @@ def test_a_caller_that_fails_at_its_reply_harms_no_other(redis_url: str, tmp_pat
 def test_a_full_line_and_a_server_that_was_not_there_a_moment_ago_are_said_at_once(
     redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "MAX_IN_LINE", 10)
-    monkeypatch.setattr(store_module, "FIRST_PAUSE_S", 3_600)
+    monkeypatch.setattr(links, "MAX_IN_LINE", 10)
+    monkeypatch.setattr(links, "FIRST_PAUSE_S", 3_600)
 
     async def work() -> None:
         async with proxy(redis_url, tmp_path) as passing, Store(passing.url) as store:

@@ -46,6 +46,8 @@ def test_with_nothing_set_everything_has_a_default() -> None:
         ("REDIS_URL", "redis://h:6379/0", "redis_url", "redis://h:6379/0"),
         ("REDIS_URL", "rediss://user:pass@h", "redis_url", "rediss://user:pass@h"),
         ("REDIS_URL", "unix:///run/valkey.sock", "redis_url", "unix:///run/valkey.sock"),
+        ("REDIS_URL", "redis+sentinel://h,i/main", "redis_url", "redis+sentinel://h,i/main"),
+        ("REDIS_URL", "rediss+cluster://h,i", "redis_url", "rediss+cluster://h,i"),
         ("DATA_DIR", "/var/lib/quotas", "data_dir", Path("/var/lib/quotas")),
         ("KEY_BRAND", "acme2", "key_brand", "acme2"),
         ("KEY_BRAND", "ab", "key_brand", "ab"),
@@ -77,7 +79,8 @@ def test_a_good_value_is_read(name: str, value: str, field: str, expected: objec
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("REDIS_URL", "localhost:6379", "must start with redis://, rediss:// or unix://"),
+        ("REDIS_URL", "localhost:6379", "must start with redis://, rediss://, redis+sentinel://, redis+cluster:// or"),
+        ("REDIS_URL", "redis+ring://h", "must start with"),
         ("REDIS_URL", "http://h", "must start with"),
         ("REDIS_URL", "redis://", "name a server"),
         ("KEY_BRAND", "a", "2 to 20"),

@@ -14,6 +14,7 @@ import pytest
 
 from quotas.errors import StoreUnavailableError
 from quotas.identities import _Load
+from quotas.links import Link
 from quotas.news import LEASE_S, LISTENERS
 from quotas.registry import Registry
 from quotas.revocations import Revocation, Revocations
@@ -336,7 +337,7 @@ def test_when_the_store_is_down_a_remembered_token_goes_by_its_plans_policy(redi
             await on.revoke(issuer=ISSUER, jti="1")
             listener = listener_of(worker)
             listener._lease_until_s -= LEASE_S  # noqa: SLF001 # Its time is over, without waiting for it.
-            with patch.object(Store, "_enqueue", side_effect=lambda *_: _lost()):
+            with patch.object(Link, "enqueue", side_effect=lambda *_: _lost()):
                 for credential, status in ((lenient, 200), (strict, 503), (bad, 503)):
                     answer = await worker.http.get("/check", headers={"authorization": f"Bearer {credential}"})
                     assert answer.status_code == status

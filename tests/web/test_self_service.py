@@ -11,8 +11,8 @@ import pytest
 
 from quotas.errors import StoreUnavailableError
 from quotas.keys import Environment
+from quotas.links import Link
 from quotas.registry import Alias
-from quotas.store import Store
 
 from .serving import Service, service
 from .timed import noon
@@ -324,7 +324,7 @@ def test_what_passes_without_a_store_can_change_nothing(redis_url: str) -> None:
         async with service(redis_url, PLANS) as worker:
             _, secret = await key(worker, plan="lenient")
             assert (await worker.check(secret)).status_code == 200
-            with patch.object(Store, "_enqueue", side_effect=StoreUnavailableError("connect", "made up")):
+            with patch.object(Link, "enqueue", side_effect=StoreUnavailableError("connect", "made up")):
                 assert (await worker.check(secret)).headers["x-quotas-degraded"] == "1"
                 for method, path in (("GET", "/v1/keys"), ("DELETE", "/v1/keys/key_1")):
                     answer = await ask(worker, method, path, secret)

@@ -1,0 +1,29 @@
+"""Servers that are used together, once for each module that uses them."""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .valkeys import Clustered, Watched, clustered, watched
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="module")
+def group() -> Iterator[Watched]:
+    """A master, its replica, and three sentinels."""
+    with tempfile.TemporaryDirectory() as folder, watched(Path(folder)) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Clustered]:
+    """Three masters."""
+    with tempfile.TemporaryDirectory() as folder, clustered(Path(folder)) as made:
+        yield made

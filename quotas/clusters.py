@@ -59,6 +59,7 @@ class Cluster:
         self._owners = [self._any] * REDIS_CLUSTER_HASH_SLOTS
         self._leaving: list[Link] = []
         self._is_read = False
+        self._was_read = False
         self._reading: asyncio.Task[None] | None = None
         self._read_at = 0.0
         self._is_closed = False
@@ -76,7 +77,11 @@ class Cluster:
     async def call(self, words: tuple[Word, ...], at: str | None) -> Any:
         """The reply to one command, of the node that has its key, or the key `at`."""
         packed = pack(words)
-        key = key_of(words) if at is None else at.encode()
+        if at is None:
+            key = key_of(words)
+        else:
+            await self._read_first()  # Another node would not say that it is not meant.
+            key = at.encode()
         return await (self._some() if key is None else self._owner(key)).reply_to(packed)
 
     async def call_all(self, commands: Collection[tuple[Word, ...]]) -> list[Any]:
@@ -115,14 +120,19 @@ class Cluster:
 
     async def load(self, script: Script) -> None:
         """Have the nodes that can be reached know a script. Raises StoreUnavailableError when none can."""
-        self._read_soon()
-        if self._reading is not None:
-            await asyncio.shield(self._reading)
+        await self._read_first()
         links = list(self._links.values()) or [self._any]
         ended = await asyncio.gather(*(link.load(script) for link in links), return_exceptions=True)
         errors = [error for error in ended if error is not None]
         if len(errors) == len(links):
             raise errors[0]
+
+    async def _read_first(self) -> None:
+        """Wait for the slots to be read, if they never were."""
+        if not self._was_read:
+            self._read_soon()
+            if self._reading is not None:
+                await asyncio.shield(self._reading)
 
     def _owner(self, key: bytes) -> Link:
         if not self._is_read:
@@ -171,6 +181,7 @@ class Cluster:
         """Ask the masters that were read, and let go of nodes that are none once nothing is asked of them."""
         if not owners:
             return
+        self._was_read = True
         unneeded = [*self._leaving, self._any]
         masters = set(owners.values())
         unneeded += [self._links.pop(address) for address in set(self._links) - masters]

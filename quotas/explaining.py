@@ -134,7 +134,7 @@ class Explainer:
     ) -> tuple[dict[str, Standing], int]:
         """How the limits that are about a request stand, by name, and the store's time that it is of."""
         client_id = identity.client.id
-        seconds, microseconds = await self._store.call("TIME")
+        seconds, microseconds = await self._store.call("TIME", at=state_key(client_id))
         now_us = int(seconds) * 1_000_000 + int(microseconds)
         states = (
             (in_force.packed.per_client, state_key(client_id, test=in_force.test_of is not None)),

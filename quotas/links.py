@@ -107,7 +107,7 @@ class Link:
         place: Place,
         *,
         patience_s: float,
-        refused: Callable[["Link", Call, str], bool] = lambda _link, _call, _text: False,
+        refused: Callable[["Link", Call, str], bool] | None = None,
         ended: Callable[[], object] = lambda: None,
     ) -> None:
         self._place = place
@@ -184,7 +184,7 @@ class Link:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing is asked of it."""
+        """Whether nothing is asked of it, and nobody counts on its alarm who has been sent on to another."""
         is_asked = self._waiting or (self._pipe is not None and self._pipe.line)
         return not is_asked and not any(call.done for _, asked in self._due for call in asked)
 
@@ -261,8 +261,10 @@ class Link:
         if text.startswith("NOSCRIPT") and call.script is not None and call.is_awaited():
             self._load_for(call, call.script)
             return
-        if self._refused(self, call, text):
+        if self._refused is not None and self._refused(self, call, text):
             return
+        if self._refused is None and text.startswith(("MOVED ", "ASK ")):
+            text += "; a node of a cluster needs redis+cluster:// in QUOTAS_REDIS_URL"
         call.tell(StoreUnavailableError("reply", text))
         if "READONLY" in text and self._pipe is not None:
             self._pipe.end("the server has become a replica")

@@ -135,8 +135,10 @@ class Listener:
         sent_at_s, asked = self._clock(), self._last
         self._beats += 1
         after = asked or _NONE
-        _, found, newest = await asyncio.gather(
-            store.call("HSET", LISTENERS, self._id, f"{after} {self._beats}"),
+        # First, and not in one go: in a cluster the two keys can be on different nodes while their slot moves, and who
+        # had read before it was listed could miss a notice that was given in between.
+        await store.call("HSET", LISTENERS, self._id, f"{after} {self._beats}")
+        found, newest = await asyncio.gather(
             store.call("XRANGE", STREAM, f"({after}", "+", "COUNT", MAX_NOTICES),
             store.call("XREVRANGE", STREAM, "+", "-", "COUNT", 1),
         )

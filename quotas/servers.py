@@ -143,7 +143,7 @@ class Nodes:
     async def _connect(self, address: Address) -> AbstractConnection:
         connection = await self.server.at(address).connect()
         try:
-            await _asked(connection, "CLUSTER", "KEYSLOT", "q1")
+            await _asked(connection, "CLUSTER", "MYID")
         except ResponseError as error:
             told = "this server is no node of a cluster; write its URL with redis:// in place of redis+cluster://"
             raise NotConnectedError(told) from error
@@ -164,9 +164,12 @@ class Nodes:
         except IndexError:  # It takes for granted that there is one slot at least.
             return {}
         finally:
-            for node in nodes:
-                await node.disconnect()
-        return {slot: (owners[0].host, int(owners[0].port)) for slot, owners in manager.slots_cache.items()}
+            # The nodes' own way waits for each, and who is cancelled meanwhile would leave the rest open.
+            for connection in [each for node in nodes for each in node._connections]:  # noqa: SLF001 # See above.
+                await connection.disconnect(nowait=True)
+        # A node that says no host of its own is where the others are, at another port.
+        host = self.addresses[0][0]
+        return {slot: (owners[0].host or host, int(owners[0].port)) for slot, owners in manager.slots_cache.items()}
 
 
 async def _asked(connection: AbstractConnection, *words: str) -> Any:

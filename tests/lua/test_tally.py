@@ -72,6 +72,7 @@ def test_a_whole_day_of_every_outcome_is_one_call(redis_url: str) -> None:
     with_store(redis_url, work)
 
 
+@pytest.mark.one_server
 @pytest.mark.parametrize(
     ("keys", "arguments"),
     [

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from .valkeys import Clustered, Watched, clustered, watched
+from .valkeys import Watched, watched
 
 
 @pytest.fixture
@@ -19,11 +19,4 @@ def folder() -> Iterator[Path]:
 def group() -> Iterator[Watched]:
     """A master, its replica, and three sentinels."""
     with tempfile.TemporaryDirectory() as folder, watched(Path(folder)) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Clustered]:
-    """Three masters."""
-    with tempfile.TemporaryDirectory() as folder, clustered(Path(folder)) as made:
         yield made

@@ -92,6 +92,13 @@ class Servers:
         return server
 
 
+@contextmanager
+def alone(folder: Path) -> Iterator[Valkey]:
+    """One server."""
+    with ExitStack() as stack:
+        yield Servers(folder, stack).start(free_ports(1)[0], "--save", "")
+
+
 def _end(process: "subprocess.Popen[bytes]") -> None:
     process.kill()
     process.wait(PATIENCE_S)
@@ -186,14 +193,29 @@ class Clustered:
         return next(each for each in self.masters if _shares(each).get(slot) == _id(each))
 
     def migrate(self, slot: int, there: Valkey, *, between: Callable[[], None] = lambda: None) -> None:
-        """Move a slot key by key, as `--cluster reshard` does; `between` is called before each key and at the end."""
+        """Move a slot key by key, as `--cluster reshard` does; `between` is called before each and at the end."""
+        here = self.owner(slot)
+        with self.moving(slot, there):
+            while keys := here.ask("CLUSTER", "GETKEYSINSLOT", slot, 1):
+                between()
+                here.ask("MIGRATE", LOCAL, there.port, "", 0, PATIENCE_S * 1_000, "KEYS", *keys)
+            between()
+
+    def migrate_at_once(self, slot: int, there: Valkey) -> None:
+        """Move a slot in one step, as Valkey can from 9 on."""
+        here = self.owner(slot)
+        here.ask("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", _id(there))
+        until(lambda: all(_shares(each).get(slot) == _id(there) for each in self.masters))
+
+    @contextmanager
+    def moving(self, slot: int, there: Valkey) -> Iterator[None]:
+        """A slot is on its way; at the end all of it is there."""
         here = self.owner(slot)
         there.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", _id(here))
         here.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", _id(there))
-        while keys := here.ask("CLUSTER", "GETKEYSINSLOT", slot, 1):
-            between()
+        yield
+        if keys := here.ask("CLUSTER", "GETKEYSINSLOT", slot, 1_000):
             here.ask("MIGRATE", LOCAL, there.port, "", 0, PATIENCE_S * 1_000, "KEYS", *keys)
-        between()
         for each in (there, here, *self.masters):
             each.ask("CLUSTER", "SETSLOT", slot, "NODE", _id(there))
 

@@ -104,6 +104,7 @@ def test_a_jti(redis_url: str) -> None:
     asyncio.run(work())
 
 
+@pytest.mark.one_server
 def test_a_jti_is_kept_as_long_as_its_token_and_not_longer(redis_url: str) -> None:
     async def work() -> None:
         async with fleet(redis_url) as on:

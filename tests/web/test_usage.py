@@ -48,6 +48,7 @@ async def counted(store: Store) -> dict[str, dict[str, int]]:
 
 
 class TestCounting:
+    @pytest.mark.one_server
     def test_live_keys_count_and_test_keys_on_a_plan_of_their_own_do_not(self, redis_url: str) -> None:
         clock = Clock(us("2026-06-10T12:20:00Z"))
 
@@ -72,6 +73,7 @@ class TestCounting:
 
         asyncio.run(work())
 
+    @pytest.mark.one_server
     def test_refusals_are_there_when_the_worker_has_ended(self, redis_url: str) -> None:
         """Or within a second; here nobody but the end of the worker writes them. A repetition is a refusal anew."""
         clock = Clock(us("2026-06-10T23:59:59Z"))
@@ -102,6 +104,7 @@ class TestCounting:
 
         asyncio.run(work())
 
+    @pytest.mark.one_server
     def test_nothing_is_kept_for_0_months(self, redis_url: str) -> None:
         async def work() -> None:
             async with timed(redis_url, PLANS + "usage: {keep_months: 0}\n", noon()) as worker:
@@ -115,6 +118,7 @@ class TestCounting:
 
         asyncio.run(work())
 
+    @pytest.mark.one_server
     def test_a_refund_takes_it_back(self, redis_url: str) -> None:
         clock = noon()
 
@@ -136,6 +140,7 @@ class TestCounting:
 
         asyncio.run(work())
 
+    @pytest.mark.one_server
     def test_a_refund_for_a_test_key_on_a_plan_of_its_own_does_not(self, redis_url: str) -> None:
         async def work() -> None:
             async with timed(redis_url, PLANS, noon()) as worker:
@@ -189,6 +194,7 @@ class TestOutage:
 
 
 class TestDeletion:
+    @pytest.mark.one_server
     def test_a_deleted_client_s_history_goes_and_its_successor_starts_fresh(self, redis_url: str) -> None:
         """Case C16: by the store's clock, because deletion goes by that."""
 

@@ -190,10 +190,10 @@ class Cluster:
         self._owners = [
             lines[owners[slot]] if slot in owners else self._any for slot in range(REDIS_CLUSTER_HASH_SLOTS)
         ]
-        self._leaving = [link for link in unneeded if not link.is_idle]
-        for link in unneeded:
-            if link.is_idle:
-                await link.close()
+        self._leaving = unneeded
+        for link in [link for link in unneeded if link.is_idle]:
+            await link.close()
+            self._leaving.remove(link)
 
     def _refused(self, link: Link, call: Call, text: str) -> bool:
         """See to an error reply that says that the command did not run here; False for every other."""

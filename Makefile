@@ -47,8 +47,8 @@ soak: setup  ## Fuzz 100,000 checks and takes, flood a worker with bad credentia
 load: setup  ## Put load on a service and hold the answers against the plan; SCENARIO=steady|herd|abuser|rotation|stall|nginx|all.
 	$(BIN)/python -m loadtests.run $(SCENARIO)
 
-bench: setup  ## Measure what a check costs, as ratios against baselines of the same run.
-	$(BIN)/python -m loadtests.bench
+bench: setup  ## Measure what a check costs, against baselines of the same run; QUICK=1, MILLION=1, PROFILE=1: by stage.
+	$(BIN)/python -m loadtests.bench $(if $(QUICK),--quick) $(if $(MILLION),--million) $(if $(PROFILE),--profile)
 
 dashboards: setup  ## Write the Grafana dashboards anew from their Python source.
 	$(BIN)/python -m dashboards.boards

@@ -70,7 +70,7 @@ def measure(load: Load, say: Callable[[str], None]) -> Added:
         folder.chmod(0o755)  # nginx started as root serves as nobody.
         say("nginx: starting")
         serving, walk = stack.enter_context(servers.started(OURS, folder / "service"))
-        checked, free = stack.enter_context(_gateways(folder, serving.port))
+        checked, free = stack.enter_context(gateways(folder, serving.port))
         say("nginx: full load")
         full = statistics.median(
             load.generator.ask(checked, walk, load.seconds, number).rate for number in range(min(3, load.rounds))
@@ -78,18 +78,19 @@ def measure(load: Load, say: Callable[[str], None]) -> Added:
         rounds = []
         for number in range(load.rounds):
             say(f"nginx: round {number + 1} of {load.rounds} at half of full load")
-            first, second = (_p99(port, walk, full / 2, load.seconds, number) for port in (free, checked))
+            first, second = (p99_us(port, walk, full / 2, load.seconds, number) for port in (free, checked))
             rounds.append((first, second))
     return Added(full, full / 2, rounds)
 
 
-def _p99(port: int, walk: Walk, rate: float, seconds: float, number: int) -> float:
+def p99_us(port: int, walk: Walk, rate: float, seconds: float, number: int) -> float:
+    """Within how many microseconds 99 of 100 requests at this rate were answered."""
     times = paced.ask(port, walk.requests(number * walk.length // 7), rate=rate, seconds=seconds)
     return times.percentile_us(PERCENT)
 
 
 @contextmanager
-def _gateways(folder: Path, check: int) -> Iterator[tuple[int, int]]:
+def gateways(folder: Path, check: int) -> Iterator[tuple[int, int]]:
     """The ports of nginx with the check and without, in front of one upstream."""
     upstream = free_port()
     with ExitStack() as stack:

@@ -35,7 +35,7 @@ KERNEL, LOOP, GARBAGE, REST = "kernel: reading and writing", "event loop", "garb
 _WAITING = {"epoll_wait", "epoll_pwait"}
 _SYSTEM = {"read", "write", "writev", "recv", "send", "recvmsg", "sendmsg", "__libc_recv", "__libc_send"}
 _COLLECTING = {"gc_collect_main"}
-_STAGES = {
+STAGES = {
     "HTTP": ("uvicorn/", "httptools", "llhttp", "quotas/hot_road", "quotas/faces", "quotas/web"),
     "request and identity": (
         *("quotas/requests", "quotas/places", "quotas/addresses", "quotas/identities", "quotas/keys", "quotas/caches"),
@@ -144,7 +144,7 @@ def _stage(stack: list[str]) -> str | None:
     for name, file in frames:
         if name in _COLLECTING:
             return GARBAGE
-        for stage, files in _STAGES.items():
+        for stage, files in STAGES.items():
             if any(part in file for part in files):
                 return stage
     return REST

@@ -56,9 +56,13 @@ def _takes(results: Results) -> Iterator[str]:
     for name, value in results.takes.script_us.items():
         yield f"  {name:48} {value:8.2f} us"
     for number, value in results.takes.limits_us.items():
-        yield f"  {f'a take over {number} limits':48} {value:8.2f} us"
+        yield f"  {_limits(number):48} {value:8.2f} us"
     for name, size in results.takes.bytes.items():
         yield f"  {name:48} {size:8} B"
+
+
+def _limits(number: int) -> str:
+    return f"a take over {number} limit{'s' if number > 1 else ''}"
 
 
 def _added(results: Results) -> Iterator[str]:

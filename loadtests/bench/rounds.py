@@ -4,13 +4,13 @@ import statistics
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from redis import Redis
 
-from loadtests.bench import accounts, servers
-from loadtests.bench.cases import Case, Group
+from loadtests.bench import accounts, servers, walks
+from loadtests.bench.cases import Case, Draw, Group
 from loadtests.bench.generators import Asked, Generator
 from loadtests.bench.servers import Serving
 from loadtests.bench.walks import Walk
@@ -68,9 +68,14 @@ def measure(group: Group, load: Load, say: Callable[[str], None]) -> list[Measur
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="quotas-bench-")))
         running = []
-        for number, case in enumerate(group.cases):
-            say(f"{group.name}: starting {case.name}")
-            running.append((case, *stack.enter_context(servers.started(case, folder / str(number)))))
+        started: dict[Case, tuple[Serving, Walk]] = {}
+        for case in group.cases:
+            alike = replace(case, name="", draw=Draw.UNIFORM)  # Who asks how often makes no other server.
+            if alike not in started:
+                say(f"{group.name}: starting {case.name}")
+                started[alike] = stack.enter_context(servers.started(case, folder / str(len(started))))
+            serving, walk = started[alike]
+            running.append((case, serving, walks.drawn(walk, case.draw)))
         found: dict[str, list[Round]] = {case.name: [] for case in group.cases}
         for number in range(load.rounds):
             say(f"{group.name}: round {number + 1} of {load.rounds}")

@@ -20,6 +20,9 @@ LEAST, FULL, WITHOUT_HISTORY = "the least script", "a take", "a take without a h
 CLIENTS = 200
 BATCH = 300
 BATCHES = 20
+SETTLED = 1 << 14
+"""Clients of which the memory is asked."""
+
 KEEP_S = 404 * 86_400
 """How long a history is kept by default."""
 
@@ -67,7 +70,7 @@ async def _measure(url: str, rounds: int) -> Takes:
         for _ in range(rounds):
             for name, (script, plan, keep_s) in asked.items():
                 found[name].append(await _call_us(store, str(name), script, plan, keep_s))
-        sizes = await _sizes(store, url)
+        sizes = await _sizes(store, url, main)
     medians = {name: statistics.median(values) for name, values in found.items()}
     return Takes(
         {name: value for name, value in medians.items() if isinstance(name, str)},
@@ -83,37 +86,41 @@ async def _call_us(store: Store, name: str, script: Script, plan: Plan, keep_s: 
         await store.call("HSET", record_key(each), "generation", 1)
     await store.call("CONFIG", "RESETSTAT")
     for _ in range(BATCHES):
-        takes = [
-            Take(client_id=names[i % CLIENTS], generation=1, key_id="k", cost=1, now_us=now_us, keep_s=keep_s)
-            for i in range(BATCH)
-        ]
+        takes = [_take(names[index % CLIENTS], now_us, keep_s) for index in range(BATCH)]
         await store.run_all(script, [take_words(packed, take, now_us) for take in takes])
     stats = (await store.call("INFO", "commandstats")).decode()
     return float(stats.split("cmdstat_evalsha:")[1].split("usec_per_call=")[1].split(",")[0])
 
 
-async def _sizes(store: Store, url: str) -> dict[str, int]:
-    """What a client with a key takes, by what Redis says of its memory before and after; and what it holds when used.
+def _take(client_id: str, now_us: int, keep_s: int) -> Take:
+    return Take(client_id=client_id, generation=1, key_id="k", cost=1, now_us=now_us, keep_s=keep_s)
 
-    Tables that all share are doubled now and then, so it is asked of enough clients that this is in it, on average.
+
+async def _sizes(store: Store, url: str, plan: Plan) -> dict[str, int]:
+    """What clients with a key each take, before they ask and then, by what Redis says of all its memory.
+
+    Tables that all share are doubled now and then: it is asked of so many clients that this is in it, on average.
     """
-    clients = 1 << 14
     before = await _used(store)
-    await asyncio.to_thread(population.settle, url, cases.MAIN, clients, app.clock())
-    settled = (await _used(store) - before) // clients
+    await asyncio.to_thread(population.settle, url, cases.MAIN, SETTLED, app.clock())
+    settled = await _used(store)
+    packed, now_us = PackedPlan(plan.limits), app.clock()
+    for first in range(0, SETTLED, BATCH):
+        numbers = range(first, min(first + BATCH, SETTLED))
+        ids = [population.client(number, cases.MAIN, 0).id for number in numbers]
+        await store.run_all(TAKE, [take_words(packed, _take(each, now_us, KEEP_S), now_us) for each in ids])
+    active = await _used(store)
     one = population.client(0, cases.MAIN, 0).id
-    key = f"q1:key:{population.digest(0)}"
-    of_key = int(await store.call("MEMORY", "USAGE", key)) + int(
-        await store.call("MEMORY", "USAGE", f"q1:{{{one}}}:keys")
-    )
-    found = {
-        "state": int(await store.call("MEMORY", "USAGE", state_key(f"{FULL}-0"))),
-        "key": of_key + int(await store.call("MEMORY", "USAGE", "q1:keys", "SAMPLES", 0)) // clients,
-        "client and key": settled,
+    held = (f"q1:key:{population.digest(0)}", f"q1:{{{one}}}:keys")
+    of_key = sum([int(await store.call("MEMORY", "USAGE", each)) for each in held])
+    of_key += int(await store.call("MEMORY", "USAGE", "q1:keys", "SAMPLES", 0)) // SETTLED
+    return {
+        "state": int(await store.call("MEMORY", "USAGE", state_key(one))),
+        "key": of_key,
+        "client and key, before it asks": (settled - before) // SETTLED,
+        "state and history, once it has asked": (active - settled) // SETTLED,
+        **{f"day of {quarters} quarters": await _day_bytes(store, quarters) for quarters in (1, 10, 96)},
     }
-    for quarters in (1, 10, 96):
-        found[f"day of {quarters} quarters"] = await _day_bytes(store, quarters)
-    return found
 
 
 async def _used(store: Store) -> int:

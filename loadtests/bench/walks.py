@@ -51,12 +51,21 @@ def request(line: bytes) -> bytes:
 
 
 def write(folder: Path, case: Case) -> Walk:
-    """The walk of a case. For tokens, the issuer's key set comes into the folder beside it."""
+    """A walk over all clients of a case. For tokens, the issuer's key set comes into the folder beside it."""
     if case.credential is Credential.TOKEN:
         lines = _token_lines(folder, case.clients)
     else:
         lines = [b"X-API-Key: " + population.secret(number).encode() for number in range(case.clients)]
-    return write_lines(folder / "walk", lines, case.draw)
+    return write_lines(folder / "walk", lines, Draw.UNIFORM)
+
+
+def drawn(walk: Walk, draw: Draw) -> Walk:
+    """A walk over the clients of a uniform one, who ask as often as is drawn."""
+    if draw is Draw.UNIFORM:
+        return walk
+    text = walk.path.read_bytes()
+    lines = [text[at : at + walk.width] for at in range(0, len(text), walk.width)]
+    return write_lines(walk.path.with_name(draw.name), lines, draw)
 
 
 def write_lines(path: Path, lines: Sequence[bytes], draw: Draw) -> Walk:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from loadtests.bench import cases, chart, gateway, generators, node, report, rounds, stages, takes
+from loadtests.bench import accounts, cases, chart, gateway, generators, node, report, rounds, stages, takes
 from loadtests.bench.results import Results
 from loadtests.bench.rounds import Load
 from loadtests.processes import LoadTestError
@@ -85,10 +85,15 @@ def _run(options: argparse.Namespace, say: Say) -> None:
 
 
 def _measured(groups: tuple[cases.Group, ...], load: Load, say: Say) -> Results:
-    measured = {group.name: rounds.measure(group, load, say) for group in groups}
+    measured, others = {}, []
+    for group in groups:
+        others.append(accounts.busy())
+        measured[group.name] = rounds.measure(group, load, say)
+    others.append(accounts.busy())
     added = gateway.measure(load, say)
     say("Redis alone")
-    return Results(measured, takes.measure(load.rounds), added)
+    known = [share for share in others if share is not None]
+    return Results(measured, takes.measure(load.rounds), added, max(known, default=None))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """What processes have used, from the kernel's accounts below /proc; None where there is no /proc."""
 
 import os
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
 _PROC = Path("/proc")
+_LOOK_S = 0.5
 
 
 def tree(pid: int) -> list[int]:
@@ -37,6 +39,27 @@ def peak_bytes(pids: Iterable[int]) -> int | None:
             return None
         found += [int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")]
     return sum(found) or None
+
+
+def busy() -> float | None:
+    """The share of all cores, 0 to 1, that was at work in the next half second."""
+    before = _machine()
+    time.sleep(_LOOK_S)
+    after = _machine()
+    if before is None or after is None:
+        return None
+    work, idle = (end - begin for begin, end in zip(before, after, strict=True))
+    return work / max(1, work + idle)
+
+
+def _machine() -> tuple[int, int] | None:
+    """Clock ticks that all cores together have worked, and that they have not."""
+    try:
+        ticks = [int(field) for field in (_PROC / "stat").read_text().splitlines()[0].split()[1:9]]
+    except OSError:
+        return None
+    idle = sum(ticks[3:5])
+    return sum(ticks) - idle, idle
 
 
 def _cpu_us(pid: int) -> float | None:

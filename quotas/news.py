@@ -22,13 +22,15 @@ A worker waits for notices in a blocking read, so that they come at once, on a c
 for. It begins to listen with the first thing that it remembers. Who has missed notices, because the stream was cut
 or lost, is told to forget everything.
 
+A notice that somebody was given units back is waited for by nobody: a `Teller` gives those of some milliseconds in one.
+
 Worked example: a token is revoked at 0 ms; the notice is in the stream at 1 ms; four workers have read it at 2 ms
 and their entries say so at 3 ms. Were one of them stopped, the call would return after 1.75 s.
 """
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Self
 
@@ -50,6 +52,15 @@ BEAT_MS = 300
 """How long a worker waits for a notice before it beats again."""
 
 BEAT_TIMEOUT_S = 1.0
+CLIENTS = "clients"
+"""The notice that clients were changed, or given units back, is this and their ids; alone it is about all clients."""
+
+MAX_NAMED = 50
+"""Clients that one notice names; one about more is about all."""
+
+TELL_PAUSE_S = 0.02
+"""Least time between two notices of a `Teller`."""
+
 _PAUSE_S = 0.05
 _POLL_S = 0.002
 _LONGEST_POLL_S = 0.05
@@ -108,6 +119,11 @@ class Listener:
         """Whether what is remembered may be decided on without asking."""
         return self._clock() < self._lease_until_s
 
+    def begin(self) -> None:
+        """Listen from now on, for as long as this worker lives; a lease comes with the first beat."""
+        if self._listening is None:
+            self._listening = asyncio.get_running_loop().create_task(self._listen(), name="quotas-news")
+
     async def catch_up(self) -> None:
         """Hear what there is, unless that was done a moment ago. Raises StoreUnavailableError."""
         if self.is_current():
@@ -116,8 +132,7 @@ class Listener:
             self._asking = asyncio.get_running_loop().create_task(self._beat(self._store), name="quotas-news-ask")
             self._asking.add_done_callback(_seen)
         await asyncio.shield(self._asking)
-        if self._listening is None:
-            self._listening = asyncio.get_running_loop().create_task(self._listen(), name="quotas-news")
+        self.begin()
 
     async def _listen(self) -> None:
         while True:
@@ -160,8 +175,7 @@ async def announce(store: Store, notice: str, *, clock: Callable[[], float] = le
 
     Raises StoreUnavailableError; the notice may have been given.
     """
-    added = await store.call("XADD", STREAM, "MAXLEN", "~", MAX_NOTICES, "*", "notice", notice)
-    given = _number(added.decode())
+    given = await _add(store, notice)
     # Whoever comes later reads the notice before it holds a lease.
     behind = {worker: entry for worker, entry in (await _listeners(store)).items() if _heard_of(entry) < given}
     until_s = clock() + LEASE_S + MARGIN_S
@@ -173,6 +187,62 @@ async def announce(store: Store, notice: str, *, clock: Callable[[], float] = le
         behind = {worker: entry for worker, entry in behind.items() if worker in now and _heard_of(now[worker]) < given}
     for worker, entry in behind.items():
         await store.run(SWAP, (LISTENERS,), (worker, entry, ""))
+
+
+class Teller:
+    """Gives notices about clients that nobody waits for. Enter it: what is left is given when it is left.
+
+    The first goes out at once, and all that come within `TELL_PAUSE_S` of one go in the next, so that no number of
+    them keeps workers busy. One that the store does not take is lost.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._untold: set[str] = set()
+        self._telling: asyncio.Task[None] | None = None
+        self._ends = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._ends.set()
+        if self._telling is not None:
+            await self._telling
+
+    def tell(self, client_id: str) -> None:
+        """Have all workers know that a client was changed, or given units back."""
+        self._untold.add(client_id)
+        if self._telling is None or self._telling.done():
+            self._telling = asyncio.get_running_loop().create_task(self._tell(), name="quotas-news-tell")
+
+    async def _tell(self) -> None:
+        while self._untold:
+            notice, self._untold = about_clients(self._untold), set()
+            with suppress(StoreUnavailableError):
+                async with deadline(BEAT_TIMEOUT_S):
+                    await _add(self._store, notice)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(TELL_PAUSE_S):
+                    await self._ends.wait()
+
+
+def about_clients(client_ids: Iterable[str]) -> str:
+    """The notice that these clients were changed, or given units back; `clients_in` reads it. Ids have no spaces."""
+    named = sorted(client_ids)
+    return CLIENTS if len(named) > MAX_NAMED else " ".join((CLIENTS, *named))
+
+
+def clients_in(notice: str) -> list[str] | None:
+    """Whom a notice about clients names, nobody when it is about all of them; None when it is about something else."""
+    kind, *named = notice.split(" ")
+    return named if kind == CLIENTS else None
+
+
+async def _add(store: Store, notice: str) -> tuple[int, int]:
+    """Put a notice into the stream; returns its number."""
+    added = await store.call("XADD", STREAM, "MAXLEN", "~", MAX_NOTICES, "*", "notice", notice)
+    return _number(added.decode())
 
 
 async def _listeners(store: Store) -> dict[str, str]:

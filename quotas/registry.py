@@ -14,7 +14,8 @@ What is where (layout version `q1`):
     q1:foreign             string  there, for good, before the first foreign key is
 
 Every change that a worker could have cached the opposite of ends in `amend.lua`, which raises the client's
-generation; `lua/take.lua` then refuses to decide on what a worker knew before. Indexes are written before what
+generation; `lua/take.lua` then refuses to decide on what a worker knew before. A notice to all workers follows, which
+ends what they may refuse without asking (`refusal_memory`). Indexes are written before what
 they point to and removed after it, so that whatever exists can be found, listed and removed, wherever a
 process may die in between. An index whose key has another id is what a broken import has left: it counts for nothing.
 The secret of a key is never here, only its digest.
@@ -30,6 +31,7 @@ import orjson
 
 from quotas import keys, overrides, scopes
 from quotas.errors import ConflictError
+from quotas.news import about_clients, announce
 from quotas.plans import LONGEST_MONTH_DAYS, MAX_KEEP_MONTHS
 from quotas.scripts import AMEND, ENROL, SEEN, SWAP, key_state_key, record_key, refused_key, state_key, used_key
 from quotas.store import Store
@@ -57,6 +59,7 @@ _IMPORTED = _HELD_FIELDS.index("imported")
 _PAGE = 500
 _LEAVING = "-"
 _LIMIT = "limit:"
+_SUBJECT = "sub_"
 _DAY_S = 86_400
 _KEPT_DAYS = MAX_KEEP_MONTHS * LONGEST_MONTH_DAYS + 2
 """Days back from today that a usage history can have, whatever it was kept for when it was written."""
@@ -248,9 +251,15 @@ class Registry:
         return await self.amend(client_id, **{_LIMIT + limit: override})
 
     async def amend(self, client_id: str, **changes: str) -> int:
-        """Set fields of a client and raise its generation; returns it, or 0 when the client is gone."""
+        """Set fields of a client and raise its generation; returns it, or 0 when the client is gone.
+
+        When this returns, no worker repeats a refusal from before either.
+        """
         words = tuple(word for pair in changes.items() for word in pair)
-        return int(await self._store.run(AMEND, (record_key(client_id), *_states(client_id)), words))
+        generation = int(await self._store.run(AMEND, (record_key(client_id), *_states(client_id)), words))
+        if generation:
+            await announce(self._store, about_clients([client_id]))
+        return generation
 
     async def delete_client(self, name: str) -> bool:
         """Remove a client, its keys and what it has spent; False when there is none. Can be asked again."""
@@ -271,6 +280,7 @@ class Registry:
         seconds, _ = await self._store.call("TIME")
         history = _history(client_id, int(seconds) // _DAY_S)
         await self._store.call("UNLINK", record_key(client_id), *_states(client_id), *history)
+        await announce(self._store, about_clients([client_id]))
         async for key_id, digest in self._scan(_keys_of(client_id)):
             await self._remove_key(key_id, digest)
             await self._store.call("DEL", key_state_key(client_id, key_id))
@@ -539,7 +549,12 @@ def _client(client_id: str, told: Sequence[bytes]) -> Client | None:
 
 def subject_client_id(digest: str) -> str:
     """The id of a subject's own client, by the subject's digest: 128 bits of it."""
-    return f"sub_{digest[:32]}"
+    return f"{_SUBJECT}{digest[:32]}"
+
+
+def is_subject_s(client_id: str) -> bool:
+    """Whether a client is a subject's own."""
+    return client_id.startswith(_SUBJECT)
 
 
 def _aliases_of(client_id: str) -> str:

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from quotas.decisions import Decision
 from quotas.limits import Limit
+from quotas.news import STREAM
 from quotas.scripts import Once, PackedPlan, Take, record_key, state_key, take
 from quotas.store import Store
 
@@ -18,6 +19,11 @@ def with_store(url: str, work: Callable[[Store], Awaitable[T]]) -> T:
             return await work(store)
 
     return asyncio.run(run())
+
+
+async def keys_left(store: Store) -> list[bytes]:
+    """Every key of the server but the notices to workers."""
+    return [key for key in sorted(await store.call("KEYS", "*")) if key != STREAM.encode()]
 
 
 class Taker:

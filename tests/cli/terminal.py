@@ -14,6 +14,7 @@ from redis import Redis
 from takes import with_store
 
 from quotas import app, cli, plan_files
+from quotas.news import STREAM
 from quotas.registry import Registry
 from quotas.scripts import PackedPlan, Take, take
 from quotas.store import Store
@@ -84,10 +85,10 @@ class Terminal:
 
 
 def snapshot(redis_url: str) -> Snapshot:
-    """Everything that a store holds, to the byte, and when each key expires in epoch milliseconds."""
+    """Everything that a store holds but notices, to the byte, and when each key expires in epoch milliseconds."""
     with Redis.from_url(redis_url, protocol=2) as store:
         keys: Any = store.keys()  # Typed as an awaitable as well, for the other kind of client.
-        return {key: (store.dump(key), store.pexpiretime(key)) for key in sorted(keys)}
+        return {key: (store.dump(key), store.pexpiretime(key)) for key in sorted(keys) if key != STREAM.encode()}
 
 
 def spend(redis_url: str, plan_yaml: str, client_name: str, cost: int, *skipped: str, key_id: str = "") -> None:

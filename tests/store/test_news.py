@@ -10,10 +10,22 @@ import pytest
 
 from quotas import news
 from quotas.errors import StoreUnavailableError
-from quotas.news import LEASE_S, LISTENERS, MARGIN_S, MAX_NOTICES, STREAM, Listener, announce
+from quotas.news import (
+    LEASE_S,
+    LISTENERS,
+    MARGIN_S,
+    MAX_NAMED,
+    MAX_NOTICES,
+    STREAM,
+    Listener,
+    Teller,
+    about_clients,
+    announce,
+    clients_in,
+)
 from quotas.store import Store
 
-from .proxy import proxy
+from .proxy import Fate, proxy
 
 PATIENCE_S = 30
 
@@ -239,3 +251,88 @@ def test_lengths_are_measured_by_a_clock_that_never_goes_back() -> None:
 
 async def _wait(event: asyncio.Event) -> None:
     await event.wait()
+
+
+def test_who_begins_to_listen_is_current_after_a_beat_and_begins_once(redis_url: str) -> None:
+    async def work() -> None:
+        async with ear(redis_url) as one, Store(redis_url) as store:
+            one.listener.begin()
+            one.listener.begin()
+            assert not one.listener.is_current()
+            await one.hears(None)
+            assert one.listener.is_current()
+            assert await entries(store) == 1
+            await announce(store, "x")
+            assert one.heard == [None, "x"]
+
+    asyncio.run(work())
+
+
+async def told(store: Store) -> list[str]:
+    """The notices in the stream, oldest first."""
+    return [words[1].decode() for _, words in await store.call("XRANGE", STREAM, "-", "+")]
+
+
+def test_what_nobody_waits_for_comes_at_once_and_what_follows_closely_comes_together(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(news, "TELL_PAUSE_S", 3600.0)
+
+    async def work() -> None:
+        async with Store(redis_url) as store:
+            async with ear(redis_url) as one, Teller(store) as teller:
+                one.listener.begin()
+                await one.hears(None)
+                teller.tell("cl_a")
+                teller.tell("cl_b")
+                await one.hears("clients cl_a cl_b")
+                for number in range(20):
+                    teller.tell(f"cl_{number % 10}")
+                    await asyncio.sleep(0)
+            assert len(await told(store)) == 2
+            assert (await told(store))[1] == "clients " + " ".join(f"cl_{number}" for number in range(10))
+
+    asyncio.run(work())
+
+
+def test_the_second_in_a_row_waits_for_a_pause_and_the_end_does_not(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(news, "TELL_PAUSE_S", 3600.0)
+
+    async def work() -> None:
+        async with Store(redis_url) as store, asyncio.timeout(PATIENCE_S):
+            async with Teller(store) as teller:
+                teller.tell("cl_a")
+                while await told(store) != ["clients cl_a"]:
+                    await asyncio.sleep(0)
+                teller.tell("cl_b")
+                teller.tell("cl_c")
+                for _ in range(10):
+                    await store.call("PING")
+                assert len(await told(store)) == 1
+            assert await told(store) == ["clients cl_a", "clients cl_b cl_c"]
+
+    asyncio.run(work())
+
+
+def test_a_teller_goes_on_after_a_store_that_does_not_answer(redis_url: str, tmp_path: Path) -> None:
+    async def work() -> None:
+        async with proxy(redis_url, tmp_path) as passing, Store(passing.url) as store, Store(redis_url) as direct:
+            passing.fate = lambda _: Fate.CUT_BEFORE
+            async with asyncio.timeout(PATIENCE_S), Teller(store) as teller:
+                teller.tell("cl_lost")
+                await passing.until(b"XADD")
+                passing.fate = lambda _: Fate.PASS
+                while "clients cl_a" not in await told(direct):
+                    teller.tell("cl_a")
+                    await asyncio.sleep(0.002)
+
+    asyncio.run(work())
+
+
+def test_a_notice_about_clients_names_them_or_is_about_all() -> None:
+    for named in ([], ["cl_a"], [f"cl_{number}" for number in range(MAX_NAMED)]):
+        assert clients_in(about_clients(named)) == sorted(named)
+    assert clients_in(about_clients(f"cl_{number}" for number in range(MAX_NAMED + 1))) == []
+    assert clients_in("tokens") is clients_in("jti:clients") is None

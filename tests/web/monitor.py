@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from urllib.parse import unquote, urlsplit
 
+from quotas.news import STREAM
 from quotas.store import Store
 
 _LINE = 1 << 20
@@ -35,9 +36,11 @@ async def watched(redis_url: str) -> AsyncIterator[list[str]]:
 
 
 async def holdings(store: Store) -> dict[bytes, bytes]:
-    """Every key of the server with its value; a hash as its fields and values in a row."""
+    """Every key of the server but the notices with its value; a hash as its fields and values in a row."""
     found: dict[bytes, bytes] = {}
     for key in await store.call("KEYS", "*"):
+        if key == STREAM.encode():
+            continue
         if await store.call("TYPE", key) == b"string":
             found[key] = await store.call("GET", key)
         else:

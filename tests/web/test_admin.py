@@ -841,7 +841,7 @@ class TestAudit:
     ) -> None:
         async def work(desk: Office) -> None:
             await desk.done("POST", "/clients", CLIENT)
-            with failing(monkeypatch, "XADD"):
+            with failing(monkeypatch, "XADD", audit.STREAM):
                 key = await desk.done("POST", "/keys", KEY)
                 assert (await desk.ask("DELETE", f"/keys/{key['id']}")).status_code == 204
             assert (await desk.done("GET", "/keys?client=acme"))["keys"] == []

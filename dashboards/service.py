@@ -114,7 +114,7 @@ def _checks() -> Row:
         8,
         [
             lines(
-                8,
+                6,
                 "Rate by instance",
                 REQUESTS,
                 "Checks answered by each instance, its workers together.",
@@ -125,7 +125,19 @@ def _checks() -> Row:
                 stacked=True,
             ),
             lines(
-                8,
+                6,
+                "Refused from memory",
+                REQUESTS,
+                "Checks of clients that went on asking although they were refused: their workers answered them without "
+                "asking the store. They are in all other numbers of checks too.",
+                Query(
+                    f"sum by (instance) (rate(quotas_refusals_remembered_total{{{_AT}}}[$__rate_interval]))",
+                    "{{instance}}",
+                ),
+                stacked=True,
+            ),
+            lines(
+                6,
                 "Latency",
                 SECONDS,
                 "From a check's headers to its answer, the store included. The line is what the alert "
@@ -137,7 +149,7 @@ def _checks() -> Row:
                 steps=[(BUDGET_S, RED)],
             ),
             heat_of(
-                8,
+                6,
                 "Latency, all of it",
                 SECONDS,
                 "How many checks took how long.",

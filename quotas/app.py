@@ -25,10 +25,11 @@ from quotas.importing import Importer
 from quotas.jwks import KeySets, read_decryption_keys
 from quotas.last_use import LastUse
 from quotas.metrics import Metrics
-from quotas.news import Listener
+from quotas.news import Listener, Teller
 from quotas.planbook import Planbook
 from quotas.plans import Config
 from quotas.refunds import Refunds
+from quotas.refusal_memory import RefusalMemory
 from quotas.refusals import Refusals
 from quotas.registry import Registry
 from quotas.reloading import Reloader
@@ -65,6 +66,11 @@ KEEP_TIMEOUT_S = 30.0
 def clock() -> int:
     """Now, in microseconds since the epoch."""
     return time.time_ns() // 1000
+
+
+def length_clock() -> int:
+    """Microseconds that never go back, by the same clock as the timer of checks."""
+    return time.perf_counter_ns() // 1000
 
 
 @contextmanager
@@ -108,7 +114,7 @@ async def open_operations(settings: Settings, url: str, config: Config, *, actor
     What is changed is audited at the end, as done by `actor`.
     """
     issuers = config.issuers if config.plans else None
-    async with Store(url) as store, AsyncExitStack() as stack:
+    async with Store(url) as store, Teller(store) as teller, AsyncExitStack() as stack:
         key_sets = _key_sets()
         stack.push_async_exit(key_sets)  # Not entered: issuers are asked when a token is explained, and only then.
         registry = Registry(store)
@@ -124,7 +130,7 @@ async def open_operations(settings: Settings, url: str, config: Config, *, actor
             yield Operations(
                 _clients(settings, registry, config, changes.append),
                 Revoking(revocations, issuers=issuers, clock=clock, heard=changes.append),
-                Refunds(store=store, registry=registry, planbook=planbook, clock=clock),
+                Refunds(store=store, registry=registry, planbook=planbook, clock=clock, told=teller.tell),
                 Explainer(store=store, identities=identities, planbook=planbook, clock=clock),
                 audit,
                 Importer(registry, clock=clock, heard=changes.append),
@@ -200,6 +206,7 @@ class Worker:
             Store(settings.redis_url, patience_s=settings.store_timeout_ms / 1000) as store,
             Store(settings.redis_url) as operators,
             Store(settings.redis_url) as waiting,
+            Teller(operators) as teller,
             _key_sets(metrics.jwks_refresh) as key_sets,
             _tracer(settings) as tracer,
         ):
@@ -208,11 +215,22 @@ class Worker:
             subjects.use(self.config)
             identities = _identities(settings, registry, subjects)
 
+            memory = RefusalMemory(length_clock)
+
             def use(config: Config) -> None:
                 subjects.use(config)
                 planbook.use(config)
                 metrics.use(config)
                 identities.forget_all()
+                memory.clear()
+
+            def hear(notice: str | None) -> None:
+                identities.hear(notice)
+                memory.hear(notice)
+
+            def refunded(client_id: str) -> None:
+                memory.changed(client_id)
+                teller.tell(client_id)
 
             last_use = LastUse(Registry(operators))
             refusals = Refusals(operators, metrics.refusals_lost)
@@ -223,13 +241,14 @@ class Worker:
                 metrics=metrics,
                 last_use=last_use,
                 refusals=refusals,
+                memory=memory,
                 timeout_s=settings.store_timeout_ms / 1000,
                 clock=clock,
                 timer=time.perf_counter,
                 heads=None if tracer else Head.of,
             )
             await warm_up(store)
-            refunds = Refunds(store=store, registry=registry, planbook=planbook, clock=clock)
+            refunds = Refunds(store=store, registry=registry, planbook=planbook, clock=clock, told=refunded)
             reloader = Reloader(
                 file=self.file,
                 known=self.known,
@@ -244,8 +263,10 @@ class Worker:
                 identities.foreign = identities.foreign or await Registry(operators).has_foreign_keys()
 
             upkeep = Upkeep([learn, last_use.write, refusals.write], every_s=UPKEEP_S)
-            async with Listener(store, waiting, identities.hear) as listener, reloader, upkeep:
+            async with Listener(store, waiting, hear) as listener, reloader, upkeep:
                 identities.listen(listener)
+                if settings.refusal_memory:
+                    memory.listen(listener)
                 admin = _admin(settings, operators, planbook)
                 scraper = Scraper(store=operators, planbook=planbook, metrics=metrics)
                 witness = Witness(lines_per_s=settings.log_refusals, timer=time.perf_counter)

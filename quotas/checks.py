@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 from quotas import paths, requests
 from quotas.addresses import counted
 from quotas.answers import Answer, Reason, lacking, outcome_of
-from quotas.decisions import Decision
+from quotas.decisions import Decision, Outcome
 from quotas.errors import CredentialError, RequestError, StoreUnavailableError
 from quotas.faces import DIRECT, NATIVE, Face
 from quotas.identities import Identities
@@ -24,6 +24,7 @@ from quotas.pipe import Call
 from quotas.places import Places
 from quotas.planbook import Planbook, PlanInForce
 from quotas.plans import Config, HeaderStyle, Plan, Preflight, StoreErrorPolicy
+from quotas.refusal_memory import RefusalMemory
 from quotas.refusals import Refusals
 from quotas.registry import HOUR_US, Identity, Status
 from quotas.requests import CheckRequest
@@ -120,6 +121,7 @@ class Checks:
         metrics: Metrics,
         last_use: LastUse,
         refusals: Refusals,
+        memory: RefusalMemory,
         timeout_s: float,
         clock: Callable[[], int],
         timer: Callable[[], float],
@@ -132,6 +134,7 @@ class Checks:
         self._metrics = metrics
         self._last_use = last_use
         self._refusals = refusals
+        self._memory = memory
         self._timeout_s = timeout_s
         self._clock = clock
         self._timer = timer
@@ -250,7 +253,12 @@ class Checks:
         return asked.plan.form(asked.take, now_us).packed(client_id, key_id, generation)
 
     def _send(self, taking: "_Taking") -> None:
-        """Send a take; one that cannot be sent is told why at once."""
+        """Send a take, unless this worker knows that it is refused; one that cannot be sent is told why at once."""
+        if self._memory.clients:
+            answer = self._recalled(taking.asked)
+            if answer is not None and taking.done is not None:
+                taking.done(self._counted(answer, taking.begun))
+                return
         try:
             self._store.send(taking)
         except StoreUnavailableError as error:
@@ -442,6 +450,9 @@ class Checks:
             if asked is None:
                 anew = True
                 continue
+            answer = self._recalled(asked) if self._memory.clients else None
+            if answer is not None:
+                return answer
             begun = self._timer()
             decision = await take(self._store, asked.plan, asked.take)
             ended = self._timer()
@@ -481,7 +492,28 @@ class Checks:
     def _decided(self, asked: _Asked, decision: Decision, asked_s: tuple[float, float]) -> Answer:
         if not decision.repeated:
             self._count(decision, asked)
+        if decision.outcome is Outcome.WAIT:
+            self._remember(asked, decision, asked_s)
         return Answer(Reason.of(decision), asked.identity, decision, asked_s=asked_s)
+
+    def _remember(self, asked: _Asked, decision: Decision, asked_s: tuple[float, float]) -> None:
+        """Have the next check of this client know that this one was refused, if that will be the same."""
+        if not self._planbook.is_sole(asked.loaded.client):
+            return
+        sent_us, heard_us = decision.at_us, decision.at_us
+        if not self._clock_decides:
+            sent_us, heard_us = math.floor(asked_s[0] * 1e6), math.ceil(asked_s[1] * 1e6)
+        matches = asked.in_force.plan.matches
+        self._memory.remember(asked.plan, matches, asked.take, decision, sent_us=sent_us, heard_us=heard_us)
+
+    def _recalled(self, asked: _Asked) -> Answer | None:
+        """The answer to a check that this worker knows to be refused; it counts like any refusal."""
+        decision = self._memory.recall(asked.plan, asked.take)
+        if decision is None:
+            return None
+        self._metrics.refusal_remembered()
+        self._count(decision, asked)
+        return Answer(Reason.of(decision), asked.identity, decision)
 
     def _count(self, decision: Decision, asked: _Asked) -> None:
         """Count what an allowed check took, that one was refused, and what limits that do not refuse have seen."""

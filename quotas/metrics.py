@@ -78,6 +78,9 @@ _SHADOW = Family(
 _OVERAGE = Family(
     "quotas_overage_units_total", Kind.COUNTER, "Units taken past a quota in overage mode.", ("limit", "plan")
 )
+_REMEMBERED = Family(
+    "quotas_refusals_remembered_total", Kind.COUNTER, "Checks refused from a worker's memory, without asking the store."
+)
 _REFUSALS_LOST = Family(
     "quotas_refusals_lost_total", Kind.COUNTER, "Refusals that usage histories lack, for want of room."
 )
@@ -94,7 +97,7 @@ _RELOADED_AT = Family(
 )
 _WORKERS = Family("quotas_workers", Kind.GAUGE, "Workers that are alive.")
 _BUILD = Family("quotas_build_info", Kind.GAUGE, "The running version.", ("version",))
-_STAYING = (_CHECK_SECONDS, _STORE_SECONDS, _ERRORS, _DEGRADED, _SHADOW, _OVERAGE, _REFUSALS_LOST, _JWKS)
+_STAYING = (_CHECK_SECONDS, _STORE_SECONDS, _ERRORS, _DEGRADED, _SHADOW, _OVERAGE, _REMEMBERED, _REFUSALS_LOST, _JWKS)
 _NOBODY = "nobody"
 
 
@@ -145,6 +148,7 @@ class Metrics:
         self._reloaded_at = make(_RELOADED_AT.name, ())
         self._check_seconds = make(_CHECK_SECONDS.name, (), _WIDTH)
         self._refusals_lost = make(_REFUSALS_LOST.name, ())
+        self._remembered = make(_REMEMBERED.name, ())
         make(_NOBODY, (UNKNOWN, ""), COUNTS)
         for name, width in ((_NOBODY, COUNTS), (_SHADOW.name, 1), (_OVERAGE.name, 1), (_JWKS.name, 1)):
             make(name, (OTHER, OTHER), width)
@@ -231,6 +235,10 @@ class Metrics:
     def overage(self, plan: str, limit: str, units: int) -> None:
         """Count units past a quota."""
         self._cells[self._series.find(_OVERAGE.name, (limit, plan))] += units
+
+    def refusal_remembered(self) -> None:
+        """Count a check that was refused without asking the store."""
+        self._cells[self._remembered] += 1
 
     def refusals_lost(self, refusals: int) -> None:
         """Count refusals that are in no usage history."""

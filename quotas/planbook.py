@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from quotas import overrides
 from quotas.keys import Environment
 from quotas.plans import Config, Plan
-from quotas.registry import Client
+from quotas.registry import Client, is_subject_s
 from quotas.scripts import PackedPlan
 
 MAX_MADE = 10_000
@@ -45,6 +45,7 @@ class Planbook:
             for name, plan in config.plans.items()
             if plan.test_plan is not None
         }
+        self._has_claims = any(issuer.plan_claim is not None for issuer in config.issuers.values())
         self._made: OrderedDict[tuple[str, str], PlanInForce] = OrderedDict()
 
     def of(self, client: Client, now_us: int, environment: Environment = Environment.LIVE) -> PlanInForce | None:
@@ -66,6 +67,10 @@ class Planbook:
                 self._made.popitem(last=False)
         self._made.move_to_end(key)
         return made
+
+    def is_sole(self, client: Client) -> bool:
+        """Whether one plan at a time is in force for all that counts together of a client: two tokens can claim two."""
+        return not (self._has_claims and is_subject_s(client.id))
 
     def kept_s(self, client: Client, in_force: PlanInForce) -> int:
         """For how many seconds the usage history of a client on this plan is kept.

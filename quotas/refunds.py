@@ -13,13 +13,22 @@ from quotas.store import Store
 
 
 class Refunds:
-    """Gives units back to clients. `clock` gives epoch microseconds."""
+    """Gives units back to clients. `clock` gives epoch microseconds; `told` hears the id of who was given some."""
 
-    def __init__(self, *, store: Store, registry: Registry, planbook: Planbook, clock: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        *,
+        store: Store,
+        registry: Registry,
+        planbook: Planbook,
+        clock: Callable[[], int],
+        told: Callable[[str], None],
+    ) -> None:
         self._store = store
         self._registry = registry
         self._planbook = planbook
         self._clock = clock
+        self._told = told
 
     async def give(  # noqa: PLR0913 # What was charged, to whom, and when: each its own fact.
         self,
@@ -66,6 +75,8 @@ class Refunds:
         refunded = await refund(self._store, in_force.packed, asked)
         if refunded is None:
             raise NotFoundError(f"the client {client_name!r} was deleted meanwhile")
+        if not refunded.repeated:
+            self._told(client.id)
         return refunded
 
     async def _in_force(self, client: Client, key_id: str) -> PlanInForce | None:

@@ -42,6 +42,9 @@ _MAX_KNOWN = 4096
 _MAX_IDENTITIES = 10_000
 """Identities whose lines a worker keeps."""
 
+_MAX_SAID = 1000
+"""Responses that a worker keeps to give them again: some 2 MB."""
+
 _NO_BODY = b"content-length: 0\r\n"
 
 _STORE_RETRY_S = 1
@@ -133,6 +136,26 @@ def check_response(
 
     `method` is that of the check request itself: what is answered to HEAD has the length of the body and not the body.
     """
+    identity = answer.identity
+    if answer.decision is None or answer.asked_s is not None or identity is None or not identity.stays:
+        return _written(answer, face, style, method)
+    # Nobody was asked: a worker says this very decision to whoever goes on asking.
+    said = (id(answer.decision), id(identity), face, style, method == "HEAD")
+    kept = _said.get(said)
+    if kept is not None:
+        return kept[1]
+    response = _written(answer, face, style, method)
+    if len(_said) >= _MAX_SAID:
+        _said.clear()
+    _said[said] = (answer, response)
+    return response
+
+
+_said: dict[tuple[int, int, Face, HeaderStyle, bool], tuple[Answer, Response]] = {}
+"""Responses by the ids of a decision and an identity, which are held with them, so that no others have these ids."""
+
+
+def _written(answer: Answer, face: Face, style: HeaderStyle, method: str) -> Response:
     lines = [head_of(answer.identity)]
     if answer.decision is not None:
         lines.append(limit_lines(answer.decision, style))

@@ -62,6 +62,9 @@ class Settings:
     remembered: int = 1_000_000
     """`QUOTAS_REMEMBERED`: keys that a worker remembers, and as many tokens, 1 to 100,000,000; about 300 bytes each."""
 
+    refusal_memory: bool = True
+    """`QUOTAS_REFUSAL_MEMORY`: 1, or 0 to ask the store about every check of a client that was refused just now."""
+
     log_level: str = "info"
     """`QUOTAS_LOG_LEVEL`: debug, info, warning or error."""
 
@@ -206,6 +209,7 @@ _READERS: Mapping[str, Callable[[str], object]] = {
     "STORE_TIMEOUT_MS": _milliseconds,
     "HOT_ROAD": _switch,
     "REMEMBERED": _entries,
+    "REFUSAL_MEMORY": _switch,
     "LOG_LEVEL": _level,
     "LOG_FORMAT": _format,
     "LOG_REFUSALS": _lines,

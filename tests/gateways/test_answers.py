@@ -1,7 +1,12 @@
 """What a client sees and what the upstream gets, through each gateway."""
 
+from typing import Any
+
 import pytest
+from e2e.processes import until
 from redis import Redis
+
+from quotas.news import LISTENERS, STREAM, about_clients
 
 from .client import FORGED, ask
 from .conftest import Service, Stand, Stands, serving
@@ -93,11 +98,19 @@ def test_only_what_a_check_is_about_goes_to_the_service(service: Service, stand:
     assert [value for name, value in fields if name in {b"content-length", b"transfer-encoding"}] in ([], [b"0"])
 
 
+def forget(store: Redis) -> None:
+    """Have nobody have asked: neither the store remembers it nor a worker that has refused somebody."""
+    for key in store.keys("q1:{ip_*"):
+        store.delete(key)
+    added: Any = store.xadd(STREAM, {"notice": about_clients([])})
+    until(lambda: all(entry.startswith(added) for entry in store.hvals(LISTENERS)))
+
+
 def test_a_caller_without_a_credential_counts_by_its_own_address(stands: Stands) -> None:
     plans = "plans: {three: {limits: {hourly: {rate: 1/hour, burst: 3}}}}\nanonymous: {plan: three}"
     with serving(plans) as service, Redis(unix_socket_path=str(service.home.data / "valkey.sock")) as store:
         for gateway in available():
-            store.flushall()
+            forget(store)
             made = running(gateway, stands.new_folder(), upstream=stands.upstream.port, check=service.port)
             with made as started:
                 hops = [[("X-Forwarded-For", f"198.51.100.{hop}")] for hop in range(4)]

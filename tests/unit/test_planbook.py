@@ -7,7 +7,7 @@ from quotas import planbook as planbook_module
 from quotas.limits import Bucket
 from quotas.overrides import Override, dump
 from quotas.planbook import Planbook, PlanInForce
-from quotas.registry import Client, Status
+from quotas.registry import Client, Status, subject_client_id
 
 NOW_US = 1_781_092_800_000_000
 CONFIG = plan_files.parse(
@@ -109,3 +109,15 @@ def test_what_is_over_is_not_kept_beside_what_replaced_it(monkeypatch: pytest.Mo
     assert burst(book.of(until, NOW_US - 1)) == 80
     after = book.of(until, NOW_US)
     assert book.of(until, NOW_US + 1) is after
+
+
+@pytest.mark.parametrize(("claim", "sole"), [("", True), ("plan_claim: plan,", False)])
+def test_only_tokens_that_claim_plans_can_have_two_of_them_in_force_for_one_client(claim: str, *, sole: bool) -> None:
+    issuer = f"{{issuer: 'https://a.example', audience: [api], algorithms: [HS256], secret_env: A, {claim}}}"
+    plans = "plans: {free: {limits: {fast: {rate: 5/second}}}}"
+    book = Planbook(plan_files.parse(f"{plans}\nissuers: [{issuer}]", "test"))
+    subject = client()._replace(id=subject_client_id("0" * 64))
+    assert book.is_sole(subject) == sole
+    assert book.is_sole(client())
+    book.use(CONFIG)
+    assert book.is_sole(subject)

@@ -533,3 +533,23 @@ class TestNames:
         assert fields(response)["ratelimit"] == '"monthly";r=1;t=604800'
         alone = check_response(Answer(None, identity(), Decision.of(AT_US, standings[:1])))
         assert fields(alone) == ACME
+
+
+def test_what_is_said_again_is_written_once_for_each_who_and_where() -> None:
+    """A decision that the store was not asked for is a worker's own, which it says to whoever goes on asking."""
+    decision = Decision.of(AT_US, [Standing(PER_SECOND, 0, SECOND, 1)])
+    again = Answer(Reason.RATE_LIMITED, identity()._replace(stays=True), decision)
+    asked = again._replace(asked_s=(0.0, 1.0))
+    written = check_response(again)
+    assert check_response(again) is written
+    assert check_response(asked) == written
+    assert check_response(asked) is not written
+    assert check_response(again._replace(identity=identity())) is not written
+    others = [
+        check_response(again, NGINX),
+        check_response(again, ENVOY, HeaderStyle.BOTH),
+        check_response(again, method="HEAD"),
+        check_response(again._replace(identity=identity("bolt")._replace(stays=True))),
+        check_response(again._replace(decision=Decision.of(AT_US, [Standing(PER_SECOND, 0, SECOND, 9 * SECOND)]))),
+    ]
+    assert len({(each.status, each.head, each.body) for each in (written, *others)}) == 6

@@ -5,6 +5,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from typing import Any
 from unittest.mock import patch
 
 import httpx
@@ -109,10 +110,13 @@ class Timed:
 
 @asynccontextmanager
 async def timed(
-    redis_url: str, plan_yaml: str, clock: Callable[[], int], *, clock_decides: bool = True
+    redis_url: str, plan_yaml: str, clock: Callable[[], int], *, clock_decides: bool = True, **more: Any
 ) -> AsyncIterator[Timed]:
-    """A worker with these plans whose clock is this one, and decides limits and refunds unless the store's is to."""
-    settings = Settings(redis_url=redis_url, store_timeout_ms=PATIENCE_MS)
+    """A worker with these plans whose clock is this one, and decides limits and refunds unless the store's is to.
+
+    `more` settings go by their names.
+    """
+    settings = Settings(redis_url=redis_url, store_timeout_ms=PATIENCE_MS, **more)
     config = plan_files.parse(plan_yaml, "test plans")
     application = app.Worker(settings, ConfigFile(None), None, config, None, None)()
     async with AsyncExitStack() as stack:
@@ -120,6 +124,7 @@ async def timed(
         with (
             patch.object(app, "clock", clock),
             patch.object(app, "UPKEEP_S", NO_UPKEEP_S),
+            patch.object(app, "length_clock", clock if clock_decides else app.length_clock),
             patch.object(app, "Checks", partial(Checks, clock_decides=clock_decides)),
             patch.object(app, "Scraper", partial(Scraper, clock=clock if clock_decides else None)),
         ):

@@ -43,9 +43,12 @@ STAGES = {
     ),
     "check: plan, decision, answer": (
         *("quotas/checks", "quotas/planbook", "quotas/plans", "quotas/decisions", "quotas/answers", "quotas/paths"),
-        *("quotas/app", "quotas/refusals"),
+        *("quotas/app", "quotas/refusals", "quotas/refusal_memory"),
     ),
-    "pipe to Redis: packing, sending, parsing": ("quotas/pipe", "quotas/store", "quotas/scripts", "hiredis"),
+    "pipe to Redis: packing, sending, parsing": (
+        *("quotas/pipe", "quotas/store", "quotas/scripts", "quotas/links", "quotas/commands", "quotas/servers"),
+        *("quotas/clusters", "hiredis"),
+    ),
     "rendering": ("quotas/rendering", "quotas/heads", "quotas/witness"),
     "metrics and last use": (
         *("quotas/metrics", "quotas/rows", "quotas/series", "quotas/slots", "quotas/busiest", "quotas/last_use"),

@@ -1,12 +1,15 @@
 """Calls go to the node that has their key, also while slots move and nodes come and go; nothing runs twice."""
 
 import asyncio
+import json
 import random
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from itertools import permutations
 from pathlib import Path
 
 import pytest
+from e2e.processes import Home
 from redis.crc import key_slot
 from web.serving import Service, service
 
@@ -20,6 +23,7 @@ from .valkeys import LOCAL, PATIENCE_S, Clustered, Valkey, alone, clustered, unt
 ADD = Script("add", "return redis.call('INCRBY', KEYS[1], ARGV[1])")
 ADD_BOTH = Script("add both", "redis.call('INCR', KEYS[2]) return redis.call('INCRBY', KEYS[1], ARGV[1])")
 DEADLINE_MS = 300
+ANY_PORT = ("--port", "0", "--json")
 HOURLY = """
 plans:
   slow:    {limits: {hourly: {rate: 1/hour, burst: 100000}, monthly: {quota: 100000/month}}}
@@ -49,6 +53,16 @@ def key_at(node: Valkey, cluster: Clustered, place: int = 0) -> str:
 def elsewhere(cluster: Clustered, slot: int) -> Valkey:
     owner = cluster.owner(slot)
     return next(each for each in cluster.masters if each is not owner)
+
+
+@contextmanager
+def without_writes(node: Valkey) -> Iterator[None]:
+    """The node keeps what would write waiting, and goes on in the cluster, which a stalled one would not."""
+    node.ask("CLIENT", "PAUSE", PATIENCE_S * 1_000, "WRITE")
+    try:
+        yield
+    finally:
+        node.ask("CLIENT", "UNPAUSE")
 
 
 async def told(store: Store, key: str, amount: int = 1) -> object:
@@ -120,6 +134,45 @@ class TestRouting:
                 assert [await store.call("GET", key) for key in keys] == [b"2", b"text", b"2"]
 
         asyncio.run(work())
+
+    def test_commands_in_order_wait_for_those_before_them_on_another_node(self, cluster: Clustered, url: str) -> None:
+        async def work() -> None:
+            async with Store(url) as store:
+                await store.load(ADD)
+                for first, second in permutations(cluster.masters, 2):
+                    one, two, probe = key_at(first, cluster), key_at(second, cluster), key_at(second, cluster, 1)
+                    await asyncio.gather(*(store.call("DEL", key) for key in (one, two)))
+                    with without_writes(first):
+                        asked = asyncio.create_task(store.call_all([("INCR", one), ("INCRBY", two, 5), ("GET", one)]))
+                        await asyncio.sleep(0)  # It has asked what it asks at once.
+                        # A line keeps its order, so what had gone to the second node would have run before this.
+                        await store.call("SET", probe, 1)
+                        assert await store.call("EXISTS", two) == 0
+                        assert not asked.done()
+                    assert await asked == [1, 5, b"1"]
+
+        asyncio.run(work())
+
+    def test_an_error_keeps_back_the_commands_after_it(self, cluster: Clustered, url: str) -> None:
+        async def work() -> None:
+            async with Store(url) as store:
+                one, two = (key_at(node, cluster) for node in cluster.masters[:2])
+                await store.call("SET", one, "text")
+                with pytest.raises(StoreUnavailableError, match="not an integer"):
+                    await store.call_all([("INCR", one), ("INCR", two)])
+                assert await store.call("EXISTS", two) == 0
+
+        asyncio.run(work())
+
+    def test_doctor_looks_at_it(self, cluster: Clustered, url: str, tmp_path: Path) -> None:
+        home = Home(tmp_path)
+        home.environment["QUOTAS_REDIS_URL"] = url
+        home.good("clients", "create", "acme", "--plan", "free")
+        told = {each["subject"]: each for each in json.loads(home.command("doctor", *ANY_PORT).stdout)["findings"]}
+        seen = {subject: told[subject]["verdict"] for subject in ("store", "store role", "store take", "clients")}
+        assert seen == dict.fromkeys(seen, "ok")
+        assert told["clients"]["message"].startswith("all 1 looked at")
+        assert [each.ask("KEYS", "*doctor*") for each in cluster.masters] == [[], [], []]
 
     def test_nodes_that_are_away_and_hosts_that_are_not_said(
         self, cluster: Clustered, url: str, monkeypatch: pytest.MonkeyPatch

@@ -1,6 +1,7 @@
 """Sentinels name the master, and are asked again whenever a connection is made."""
 
 import asyncio
+import json
 import random
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -99,6 +100,13 @@ class TestDiscovery:
         home.environment["QUOTAS_REDIS_URL"] = group.url()
         home.good("clients", "create", "by-command", "--plan", "free")
         assert "by-command" in home.good("clients", "list")
+
+    def test_doctor_looks_at_the_master(self, group: Watched, tmp_path: Path) -> None:
+        home = Home(tmp_path)
+        home.environment["QUOTAS_REDIS_URL"] = group.url()
+        told = json.loads(home.good("doctor", "--port", "0", "--json"))["findings"]
+        assert {"store", "store take", "clients"} <= {each["subject"] for each in told if each["verdict"] == "ok"}
+        assert "problem" not in {each["verdict"] for each in told}
 
     def test_a_replica_that_sentinels_take_for_a_master_is_not_asked(self, folder: Path) -> None:
         """A sentinel hears of a change of roles up to ten seconds late."""

@@ -7,6 +7,7 @@ a few integers, and a head is one format with these in it. It is that of `render
 from collections.abc import Sequence
 
 from quotas import rendering
+from quotas.derived import Derived
 from quotas.limits import Bucket, Limit, Mode
 from quotas.plans import HeaderStyle
 from quotas.registry import Identity
@@ -28,7 +29,7 @@ class Head:
     @classmethod
     def of(cls, identity: Identity, limits: tuple[Limit, ...], style: HeaderStyle) -> "Head | None":
         """The head of this identity's checks that are about all of these limits; None where there is more to tell."""
-        lines = _kept_limits(limits) if style is HeaderStyle.DRAFT else None
+        lines = _kept.of(limits) if style is HeaderStyle.DRAFT else None
         return None if lines is None else cls(identity, lines)
 
     def lines(self, reply: Sequence[int]) -> bytes:
@@ -42,7 +43,7 @@ class _Limits:
     __slots__ = ("_ends", "_format", "_rules", "_told")
 
     def __init__(self, limits: Sequence[Limit]) -> None:
-        self._told = [rendering.Told(limit) for limit in limits]
+        self._told = [rendering.told.of(limit) for limit in limits]
         # Of a bucket: the tokens of one that lacks less than a whole one, grains in a token, and grains a microsecond.
         self._rules = [
             (limit.rule.burst - 1, limit.rule.grains, limit.rule.refill) if isinstance(limit.rule, Bucket) else None
@@ -80,28 +81,17 @@ class _Limits:
         return f"ratelimit-policy: {policies}\r\nratelimit: {limits}\r\ncontent-length: 0\r\n".encode()
 
 
-_kept: dict[int, tuple[tuple[Limit, ...], _Limits | None]] = {}
-"""By the id of a plan's limits, which are held with it; to look for their values would cost more than all of a head."""
-
-
-def _kept_limits(limits: tuple[Limit, ...]) -> _Limits | None:
-    """What is told of these very limits."""
-    kept = _kept.get(id(limits))
-    if kept is None:
-        if len(_kept) >= _MAX_KEPT:
-            _kept.clear()
-        kept = _kept[id(limits)] = (limits, _limits(limits))
-    return kept[1]
-
-
 def _limits(limits: tuple[Limit, ...]) -> _Limits | None:
     """None where numbers alone do not tell all, or where there is not room for all of it in every case."""
     length = 0
     for limit in limits:
-        rule, told = limit.rule, rendering.Told(limit)
+        rule, told = limit.rule, rendering.told.of(limit)
         if limit.mode is not Mode.ENFORCE or told.most > rendering.LARGEST:
             return None
         if isinstance(rule, Bucket) and not rule.refill:
             return None
         length += 2 * len(told.name) + len(f", ;q={told.most};w=, ;r={told.most};t=") + 2 * len(str(rendering.LARGEST))
     return _Limits(limits) if limits and length <= rendering.MAX_FIELDS else None
+
+
+_kept: Derived[tuple[Limit, ...], _Limits | None] = Derived(_limits, _MAX_KEPT)

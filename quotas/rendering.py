@@ -17,6 +17,7 @@ import orjson
 from quotas import scopes, windows
 from quotas.answers import Answer, Reason
 from quotas.decisions import Decision, Standing
+from quotas.derived import Derived
 from quotas.faces import NATIVE, Face
 from quotas.fields import encoded
 from quotas.limits import Bucket, Limit, Mode, Quota
@@ -192,22 +193,17 @@ def head_of(identity: Identity | None) -> bytes:
     """
     if identity is None:
         return b"cache-control: no-store\r\nx-quotas-client: \r\nx-quotas-plan: \r\nx-quotas-subject: \r\n"
-    kept = _identities.get(id(identity)) if identity.stays else None
-    if kept is not None:
-        return kept[1]
+    return _heads.of(identity) if identity.stays else _head_of(identity)
+
+
+def _head_of(identity: Identity) -> bytes:
     client = identity.client
     name, subject = encoded(client.name), encoded(identity.subject)
     named = f"x-quotas-client: {name}\r\nx-quotas-plan: {client.plan}\r\nx-quotas-subject: {subject}\r\n"
-    lines = f"cache-control: no-store\r\n{named}".encode()
-    if identity.stays:
-        if len(_identities) >= _MAX_IDENTITIES:
-            _identities.clear()
-        _identities[id(identity)] = (identity, lines)
-    return lines
+    return f"cache-control: no-store\r\n{named}".encode()
 
 
-_identities: dict[int, tuple[Identity, bytes]] = {}
-"""Lines by the id of an identity, which is held with them, so that no other has its id meanwhile."""
+_heads: Derived[Identity, bytes] = Derived(_head_of, _MAX_IDENTITIES)
 
 
 def limit_fields(decision: Decision, style: HeaderStyle) -> list[tuple[bytes, bytes]]:
@@ -224,14 +220,14 @@ def limit_lines(decision: Decision, style: HeaderStyle) -> bytes:
     at_us = decision.at_us
     for standing in decision.standings:
         limit, left, _, _ = standing
-        told = _known.get(id(limit)) or _told(limit)
-        if told.is_shadow:
+        text = told.of(limit)
+        if text.is_shadow:
             continue
-        policies.append(told.policy or told.policy_until(at_us + (standing.reset_after_us or 0)))
+        policies.append(text.policy or text.policy_until(at_us + (standing.reset_after_us or 0)))
         if not 0 <= left <= LARGEST:
             left = max(0, min(left, LARGEST))
         next_us = standing.next_unit_after_us
-        limits.append(f"{told.name};r={left}" if next_us is None else f"{told.name};r={left};t={_seconds(next_us)}")
+        limits.append(f"{text.name};r={left}" if next_us is None else f"{text.name};r={left};t={_seconds(next_us)}")
     if not limits:
         return b""
     lines = b""
@@ -321,17 +317,8 @@ class Told:
         return f"{self.name};q={min(self.most, LARGEST)}{window}"
 
 
-_known: dict[int, Told] = {}
-
-
-def _told(limit: Limit) -> Told:
-    """What is told of this very limit; it is held as long as its texts, so that no other has its id meanwhile."""
-    told = _known.get(id(limit))
-    if told is None:
-        if len(_known) >= _MAX_KNOWN:
-            _known.clear()
-        told = _known[id(limit)] = Told(limit)
-    return told
+told: Derived[Limit, Told] = Derived(Told, _MAX_KNOWN)
+"""What is told of each limit."""
 
 
 def _seconds(microseconds: int, least: int = 0) -> int:

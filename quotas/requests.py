@@ -103,24 +103,16 @@ def plain_credential(
     None is that there is more to it, or something wrong with it: then it has to be read in full. So it does when the
     credential is empty.
     """
-    looked_at = _looked_at(face, places, id_header)
-    found: dict[bytes, bytes] = {}
-    for name, value in headers:
-        if name in looked_at:
-            if name in found:
-                return None
-            found[name] = value
-    if face.method is not None:
-        carried = found.pop(face.method, None)
-        if carried is not None:
-            method = carried.decode("latin-1")
-    if face.target is not None:
-        found.pop(face.target, None)
-    if len(found) != 1 or method not in _PLAIN_METHODS:
-        return None
     try:
-        return places.credential(found)
-    except CredentialError:
+        found = _found(headers, _looked_at(face, places, id_header), trusted=True)
+        if face.method is not None:
+            carried = found.pop(face.method, None)
+            if carried is not None:
+                method = carried.decode("latin-1")
+        if face.target is not None:
+            found.pop(face.target, None)
+        return places.credential(found) if len(found) == 1 and method in _PLAIN_METHODS else None
+    except RequestError:
         return None
 
 
@@ -150,7 +142,7 @@ def is_preflight(headers: Iterable[tuple[bytes, bytes]], face: Face = NATIVE, *,
 
 def _found(
     headers: Iterable[tuple[bytes, bytes]], reasons: Mapping[bytes, str], *, trusted: bool
-) -> Mapping[bytes, bytes]:
+) -> dict[bytes, bytes]:
     """The values of the headers that are read; none of them may come twice, but cookies, which are one list."""
     found: dict[bytes, bytes] = {}
     cookies: list[bytes] = []

@@ -141,8 +141,7 @@ class Link:
 
     async def call_all(self, commands: Collection[tuple[Word, ...]]) -> list[Any]:
         """The replies to commands, as one place in the line."""
-        replies = await self.reply_to(b"".join([pack(words) for words in commands]), expected=len(commands))
-        return replies if len(commands) > 1 else [replies]
+        return await self._replies([pack(words) for words in commands])
 
     async def run(self, script: Script, keys: tuple[str, ...], arguments: tuple[Word, ...]) -> Any:
         """The reply of a script, which is loaded first when the server does not know it."""
@@ -164,9 +163,12 @@ class Link:
 
     async def run_all(self, script: Script, calls: Sequence[tuple[tuple[str, ...], tuple[Word, ...]]]) -> list[Any]:
         """The replies of runs of one script, as one place in the line."""
-        packed = b"".join([script.packed(keys, words) for keys, words in calls])
-        replies = await self.reply_to(packed, expected=len(calls))
-        return replies if len(calls) > 1 else [replies]
+        return await self._replies([script.packed(keys, words) for keys, words in calls])
+
+    async def _replies(self, packed: Sequence[bytes]) -> list[Any]:
+        """The replies to one or more packed commands, as one place in the line."""
+        replies = await self.reply_to(b"".join(packed), expected=len(packed))
+        return replies if len(packed) > 1 else [replies]
 
     async def load(self, script: Script) -> None:
         """Have the server know a script."""

@@ -5,7 +5,9 @@ Each has a session of its own, so that Ctrl-C reaches only us and we stop them i
 
 import http.client
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -90,6 +92,21 @@ def _stop(program: Running) -> None:
         program.process.kill()
         program.process.wait()
         raise program.failed(f"did not stop within {STOP_S:.0f} s and was killed") from None
+
+
+@contextmanager
+def standing_still(pids: Sequence[int]) -> Iterator[None]:
+    """These processes are stopped, and go on whatever happens.
+
+    Left to itself the system gives nearly all new connections to one worker as long as none is busy.
+    """
+    try:
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
 
 
 @contextmanager

@@ -4,17 +4,16 @@ What is asked is exactness, not speed: the store's deadline is long, so that a b
 """
 
 import asyncio
-import os
-import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 
 import uvloop
 
 from loadtests.asking import Counts, ask, request_of
+from loadtests.processes import standing_still
 from loadtests.stage import Options, Stage, stage
 from loadtests.verdicts import overshoot
 from loadtests.verdicts.counts import counted, permitted
@@ -48,7 +47,7 @@ def play(options: Options) -> Verdict:
 
         def place(number: int) -> AbstractContextManager[None]:
             chosen = pids[number % len(pids)]
-            return _stopped([pid for pid in pids if pid != chosen])
+            return standing_still([pid for pid in pids if pid != chosen])
 
         begun = time.monotonic()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -123,18 +122,3 @@ def _workers(pid: int) -> list[int]:
     listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     rows = (line.split(None, 2) for line in listed.splitlines())
     return [int(child) for child, parent, words in rows if int(parent) == pid and "spawn_main" in words]
-
-
-@contextmanager
-def _stopped(pids: Sequence[int]) -> Iterator[None]:
-    """These processes stand still, so that a new connection is taken by another; they go on whatever happens.
-
-    Left to itself the system gives nearly all connections to one worker as long as none is busy.
-    """
-    try:
-        for pid in pids:
-            os.kill(pid, signal.SIGSTOP)
-        yield
-    finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)

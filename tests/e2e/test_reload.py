@@ -15,6 +15,7 @@ import httpx
 import pytest
 from redis import Redis
 
+from loadtests.processes import standing_still
 from quotas import embedded, plan_files
 from quotas import reloading as reloading_module
 from quotas.configuration import ConfigFile
@@ -105,17 +106,6 @@ class Reloading:
 
     def said(self, words: str) -> list[str]:
         return [line for line in self.serving.err().splitlines() if words in line]
-
-
-@contextmanager
-def standing_still(pids: list[int]) -> Iterator[None]:
-    try:
-        for pid in pids:
-            os.kill(pid, signal.SIGSTOP)
-        yield
-    finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
 
 
 @contextmanager

@@ -68,7 +68,7 @@ def clock() -> int:
     return time.time_ns() // 1000
 
 
-def length_clock() -> int:
+def timer_us() -> int:
     """Microseconds that never go back, by the same clock as the timer of checks."""
     return time.perf_counter_ns() // 1000
 
@@ -215,7 +215,7 @@ class Worker:
             subjects.use(self.config)
             identities = _identities(settings, registry, subjects)
 
-            memory = RefusalMemory(length_clock)
+            memory = RefusalMemory(timer_us)
 
             def use(config: Config) -> None:
                 subjects.use(config)

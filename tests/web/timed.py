@@ -124,7 +124,7 @@ async def timed(
         with (
             patch.object(app, "clock", clock),
             patch.object(app, "UPKEEP_S", NO_UPKEEP_S),
-            patch.object(app, "length_clock", clock if clock_decides else app.length_clock),
+            patch.object(app, "timer_us", clock if clock_decides else app.timer_us),
             patch.object(app, "Checks", partial(Checks, clock_decides=clock_decides)),
             patch.object(app, "Scraper", partial(Scraper, clock=clock if clock_decides else None)),
         ):

@@ -75,9 +75,8 @@ class Status(Enum):
     SUSPENDED = "suspended"
 
 
-class Client(
-    NamedTuple
-):  # A tuple: a check may have to make one of what is remembered, at a fifth of a dataclass's cost.
+# These are tuples: a check may have to make them of what is remembered, at a fifth of a dataclass's cost.
+class Client(NamedTuple):
     """A client's record. `generation` rises with every change of the client or of its keys.
 
     `overrides` is text that `overrides.load` reads: a limit's name on a line, and what is different on the next.
@@ -140,7 +139,7 @@ class Held(NamedTuple):
     used_hour: int = -1
 
 
-class Identity(NamedTuple):  # A tuple, as a client is.
+class Identity(NamedTuple):
     """Whom a credential speaks for, as of its client's generation.
 
     `subject` is a key's id, or a token's subject; `subject_id` is what limits per key count by. The credential is

@@ -149,7 +149,7 @@ class PackedPlan:
         self.per_key = PackedLimits([limit for limit in limits if limit.per is Per.KEY])
         self.limits = self.per_client.limits + self.per_key.limits
         self.only_enforces = all(limit.mode is Mode.ENFORCE for limit in limits)
-        self._forms: dict[tuple[int, int, bool, int], Form] = {}
+        self._takes: dict[tuple[int, int, bool, int], PackedTakes] = {}
 
     @cached_property
     def fingerprint(self) -> bytes:
@@ -167,13 +167,13 @@ class PackedPlan:
         """Until when the rules of a check that all limits are about stay as they are now."""
         return min(each.until_us(now_us) for each in (self.per_client, self.per_key))
 
-    def form(self, asked: "Take", now_us: int) -> "Form":
+    def takes(self, asked: "Take", now_us: int) -> "PackedTakes":
         """What a take that is about all limits has in common with those for others, now."""
         kind = (len(asked.client_id), len(asked.key_id), asked.test, asked.keep_s)
-        form = self._forms.get(kind)
-        if form is None or not form.from_us <= now_us < form.until_us:
-            form = self._forms[kind] = Form(self, asked, now_us)
-        return form
+        takes = self._takes.get(kind)
+        if takes is None or not takes.from_us <= now_us < takes.until_us:
+            takes = self._takes[kind] = PackedTakes(self, asked, now_us)
+        return takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,7 +321,7 @@ def take_words(plan: PackedPlan, asked: Take, now_us: int) -> tuple[tuple[str, .
     return (*keys, once_key(asked.client_id, asked.once.digest)), (*words, asked.once.within_us)
 
 
-class Form:
+class PackedTakes:
     """The takes of one unit of a plan, as bytes but for whose they are: as `TAKE.packed` of `take_words` gives them.
 
     It is for ids of these lengths, and holds from `from_us` on and before `until_us`.

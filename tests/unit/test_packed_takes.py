@@ -46,13 +46,13 @@ def test_they_are_the_same_takes(plan: PackedPlan, takes: list[Take], later: lis
     for after_us in sorted(later):
         for each in takes:
             asked = each._replace(now_us=AT_US + after_us)
-            packed = plan.form(asked, asked.now_us).packed(asked.client_id, asked.key_id, asked.generation)
+            packed = plan.takes(asked, asked.now_us).packed(asked.client_id, asked.key_id, asked.generation)
             assert packed == TAKE.packed(*take_words(plan, asked, asked.now_us))
 
 
 @given(plans(), TAKES)
 def test_one_is_kept_as_long_as_it_holds(plan: PackedPlan, asked: Take) -> None:
-    form = plan.form(asked, AT_US)
-    assert plan.form(asked, form.until_us - 1) is form
-    assert plan.form(asked, form.until_us) is not form
-    assert form.until_us <= AT_US + DAY_US
+    takes = plan.takes(asked, AT_US)
+    assert plan.takes(asked, takes.until_us - 1) is takes
+    assert plan.takes(asked, takes.until_us) is not takes
+    assert takes.until_us <= AT_US + DAY_US

@@ -6,6 +6,7 @@ Modules that ask the store for what is spread over its keys run over a cluster o
 import asyncio
 import os
 import re
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,8 @@ settings.register_profile("quotas", deadline=None, print_blob=True)
 settings.register_profile("soak", settings.get_profile("quotas"), suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quotas"))
 
+# A shell has what runs in its background ignore Ctrl-C, and children inherit that: tests that send it would wait.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 OVER_A_CLUSTER = {
     "lua/test_amend",

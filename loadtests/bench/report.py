@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from loadtests.bench.cases import Group
+from loadtests.bench.gateway import Added
 from loadtests.bench.results import Results, Row, budget
 from loadtests.bench.rounds import Load, Measured, ratio
 
@@ -16,6 +17,9 @@ _PACKAGES = ("uvicorn", "starlette", "httptools", "uvloop", "redis", "hiredis", 
 _MIB = 1 << 20
 QUIET = 0.1
 """The share of the machine that others may take before the figures are not to be trusted."""
+
+OFF = 0.05
+"""By which part of it the rate through nginx may miss the wanted one."""
 
 
 def text(groups: Sequence[Group], results: Results, load: Load) -> Iterator[str]:
@@ -80,13 +84,21 @@ def _added(results: Results) -> Iterator[str]:
     added = results.added
     assert added is not None, "it was measured"
     yield ""
-    yield f"nginx: {added.full:.0f} checked requests/s at full load; at a constant {added.rate:.0f}, milliseconds"
+    yield f"nginx: {added.full:.0f} checked requests/s at full load; at {added.rate:.0f}, milliseconds"
+    yield f"  load: {added.source}; {_reached(added)}"
     yield f"  {'':6} {'without':>8} {'with':>8} {'added':>8}"
     for name, medians in (
         ("median", added.medians(lambda took: took.p50_us)),
         ("p99", added.medians(lambda took: took.p99_us)),
     ):
         yield " ".join([f"  {name:6}", *(f"{value / 1000:8.2f}" for value in medians)])
+
+
+def _reached(added: Added) -> str:
+    least, most = added.reached
+    told = f"{least:.0%} to {most:.0%} of that rate came"
+    off = max(abs(least - 1), abs(most - 1)) > OFF
+    return f"{told}: TOO FAR OFF, THESE FIGURES ARE OF ANOTHER LOAD" if off else told
 
 
 def _row(row: Row) -> str:
@@ -120,6 +132,7 @@ def document(results: Results, load: Load) -> dict[str, Any]:
         and {
             "full": results.added.full,
             "rate": results.added.rate,
+            "source": results.added.source,
             "rounds": [
                 {"without": without._asdict(), "with": checked._asdict()} for without, checked in results.added.rounds
             ],

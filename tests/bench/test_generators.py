@@ -158,7 +158,8 @@ def test_a_refusal_at_a_constant_rate_is_no_figure(walk: walks.Walk) -> None:
 
 
 def test_a_percentile_is_a_time_that_was_measured() -> None:
-    times = paced.Times([float(number) for number in range(1, 101)])
+    times = paced.Times([float(number) for number in range(1, 101)], 1e6)
     assert times.percentile_us(99) == 100
     assert times.percentile_us(50) == 51
-    assert paced.Times([7.0]).percentile_us(99) == 7
+    assert times.rate == 100
+    assert paced.Times([7.0], 1e6).percentile_us(99) == 7

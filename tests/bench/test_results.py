@@ -26,9 +26,9 @@ TAKES = Takes(
 
 
 NGINX = [
-    (Took(100, 1000), Took(300, 2500)),
-    (Took(100, 1000), Took(200, 3500)),
-    (Took(200, 2000), Took(250, 3000)),
+    (Took(100, 1000, 500), Took(300, 2500, 490)),
+    (Took(100, 1000, 505), Took(200, 3500, 495)),
+    (Took(200, 2000, 510), Took(250, 3000, 500)),
 ]
 
 
@@ -52,7 +52,7 @@ def made_up(*, million: bool = True, added: Added | None = None) -> Results:
 
 
 def test_the_budget_says_what_is_met_and_what_is_missed() -> None:
-    rows = results.budget(made_up(added=Added(1000, 500, NGINX)))
+    rows = results.budget(made_up(added=Added(1000, 500, NGINX, "wrk")))
     assert [(row.value, row.standing) for row in rows] == [
         (0.8, "met"),
         (10, "met"),
@@ -68,13 +68,21 @@ def test_the_budget_says_what_is_met_and_what_is_missed() -> None:
 
 
 def test_a_table_tells_of_nginx_and_of_others() -> None:
-    found = made_up(added=Added(1000, 500, NGINX))
+    found = made_up(added=Added(1000, 500, NGINX, "wrk"))
     lines = list(report.text(cases.groups(quick=False, million=True, node=True), found, LOAD))
     assert "  median     0.10     0.25     0.10" in lines
     assert "  p99        1.00     3.00     1.50" in lines
+    assert "  load: wrk; 98% to 102% of that rate came" in lines
     assert lines[1] == "nobody can tell what else ran on the machine"
     assert "OFF" not in report.others(replace(found, others=0.05))
     assert "THESE FIGURES ARE OFF" in report.others(replace(found, others=0.5))
+
+
+@pytest.mark.parametrize("came", [460, 540])
+def test_a_table_tells_when_another_rate_came(came: float) -> None:
+    found = made_up(added=Added(1000, 500, [(Took(1, 1, 500), Took(1, 1, came))], "wrk"))
+    lines = list(report.text(cases.groups(quick=False, million=True, node=True), found, LOAD))
+    assert sum("TOO FAR OFF" in line for line in lines) == 1
 
 
 def test_what_was_not_measured_is_neither() -> None:
@@ -157,7 +165,7 @@ def test_nginx_asks_or_does_not(tmp_path: Path) -> None:
         gateway.gateways(tmp_path, serving.port) as ports,
     ):
         assert [status(port) for port in ports] == [401, 200]
-        assert gateway.took(ports[1], walk, 50, 1, 0).p99_us > 0
+        assert gateway.took(LOAD, ports[1], walk, 50, 0).p99_us > 0
 
 
 def status(port: int) -> int:

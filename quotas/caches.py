@@ -2,9 +2,9 @@
 
 Theory of operation. What is asked for often is *at hand*, as the object that it is: one look in one table. All the rest
 is *packed*, as bytes, which take a third of the memory and which the garbage collector does not look at: it would stop
-a worker for a quarter of a second to look at a million objects, again and again while they become more. Every
-`SAMPLE`-th value that is found packed comes to be at hand, so that who asks often is there soon and who does not costs
-nothing; the first that came there is the first to go.
+a worker for a quarter of a second to look at a million objects, again and again while they become more. While there
+is room, whatever is found comes to be at hand; then every `SAMPLE`-th value that is found packed does, so that who asks
+often is there soon and who does not costs nothing, and the first that came there goes.
 
 Packed values lie in `DRAWERS` tables, by the first byte of their digest, each in the order they came. A table that
 grows is written anew while the worker waits, and a small one is in less than a millisecond; for the same reason a
@@ -23,7 +23,7 @@ from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
 DRAWERS = 256
-SAMPLE = 8
+SAMPLE = 32
 SPARED = 32
 SWEPT = 2
 FREED = 8
@@ -84,7 +84,7 @@ class Cache(Generic[V]):
             return None
         packed[-1] = 1
         self._found += 1
-        if self._found % SAMPLE:
+        if self._found % SAMPLE and len(self._at_hand) >= MAX_AT_HAND:
             return self._unpack(packed, False)  # noqa: FBT003 # A keyword would be felt in each check.
         value = self._at_hand[digest] = self._unpack(packed, True)  # noqa: FBT003 # The same.
         if len(self._at_hand) > MAX_AT_HAND:

@@ -17,6 +17,7 @@ from quotas.decisions import Decision, Outcome
 from quotas.errors import CredentialError, RequestError, StoreUnavailableError
 from quotas.faces import DIRECT, NATIVE, Face
 from quotas.identities import Identities
+from quotas.keys import Environment
 from quotas.last_use import LastUse
 from quotas.limits import Limit, Mode
 from quotas.metrics import Metrics
@@ -28,7 +29,19 @@ from quotas.refusal_memory import RefusalMemory
 from quotas.refusals import Refusals
 from quotas.registry import HOUR_US, Identity, Status
 from quotas.requests import CheckRequest
-from quotas.scripts import STALE, TAKE, TAKEN, WINDOWS, Once, PackedPlan, Take, decision_of, take, take_words
+from quotas.scripts import (
+    STALE,
+    TAKE,
+    TAKEN,
+    WINDOWS,
+    Once,
+    PackedPlan,
+    PackedTakes,
+    Take,
+    decision_of,
+    take,
+    take_words,
+)
 from quotas.store import Store, deadline
 
 LOG_EVERY_S = 10.0
@@ -40,6 +53,8 @@ MAX_READY = 20_000
 
 log = logging.getLogger("quotas.checks")
 
+_LIVE = Environment.LIVE
+_PLAIN = CheckRequest(b"")
 _NO_DIGEST = bytes(32)
 """In the place of a credential's digest where there is none; nothing is remembered under it."""
 
@@ -58,13 +73,16 @@ class Asker(Protocol):
 
 
 class Head(Protocol):
-    """What is told of allowed checks of one identity that are about all limits of its plan."""
+    """What is told of allowed checks that are about all limits of a plan."""
+
+    def begin(self, identity: Identity) -> bytes:
+        """Of whose check it was."""
 
     def lines(self, reply: list[int]) -> bytes:
-        """It, after a reply of `lua/take.lua` that has taken."""
+        """Of the limits, after a reply of `lua/take.lua` that has taken."""
 
 
-Heads = Callable[[Identity, tuple[Limit, ...], HeaderStyle], Head | None]
+Heads = Callable[[tuple[Limit, ...], HeaderStyle], Head | None]
 """Where heads come from; None where an allowed answer has more to it."""
 
 
@@ -81,6 +99,15 @@ class _Asked(NamedTuple):
     def is_of_all(self, request: CheckRequest) -> bool:
         """Whether every plain check of its client comes down to this take."""
         return request.is_plain and not self.in_force.plan.asks_for_paths
+
+
+class _OfLane(NamedTuple):
+    """A take as far as it is known of a check that goes by a lane: all else follows when it is needed."""
+
+    digest: bytes
+    identity: Identity
+    in_force: PlanInForce
+    now_us: int
 
 
 class _Ready(NamedTuple):
@@ -100,6 +127,32 @@ class _Ready(NamedTuple):
     def is_for(self, identity: Identity, config: Config, now_us: int) -> bool:
         """Whether it is the take of this very identity under this very configuration, now."""
         return self.asked.loaded is identity and self.config is config and self.from_us <= now_us < self.until_us
+
+
+class _Lane:
+    """What the plain checks of all clients have in common who are on one plan, with keys of one environment.
+
+    `head` None is that their answers have to be told in full.
+    """
+
+    __slots__ = ("_takes", "head", "in_force")
+
+    def __init__(self, in_force: PlanInForce, head: Head | None) -> None:
+        self.in_force = in_force
+        self.head = head
+        self._takes: dict[tuple[int, int], PackedTakes] = {}
+
+    def packed(self, identity: Identity, now_us: int) -> bytes | None:
+        """The take of a check, now; None when it has to be asked of the plan, and given to `keep`."""
+        client_id, subject_id = identity.client.id, identity.subject_id
+        takes = self._takes.get((len(client_id), len(subject_id)))
+        if takes is None or not takes.from_us <= now_us < takes.until_us:
+            return None
+        return takes.packed(client_id, subject_id, identity.client.generation)
+
+    def keep(self, asked: Take, takes: PackedTakes) -> None:
+        """Have these for all takes with ids of the same lengths."""
+        self._takes[len(asked.client_id), len(asked.key_id)] = takes
 
 
 _AsSent = tuple[Collection[tuple[bytes, bytes]], Face, str, bytes, Places]
@@ -144,6 +197,8 @@ class Checks:
         self._tell_at = -math.inf
         self._going_on: set[asyncio.Task[None]] = set()
         self._ready: dict[bytes, _Ready] = {}
+        self._lanes: dict[tuple[str, Environment], _Lane | None] = {}
+        self._lanes_of: Config | None = None
 
     async def check(
         self,
@@ -190,7 +245,13 @@ class Checks:
             if ready is not None and ready.is_for(known[1], config, now_us):
                 packed = ready.packed if not self._clock_decides else self._packed_at(ready.asked, now_us)
                 as_sent = (headers, face, method, target, config.places)
-                self._send(_Taking(self, as_sent, None, ready.asked, packed, ready.head, begun, self._timer(), asker))
+                identity = ready.asked.identity
+                self._send(_Taking(self, as_sent, None, identity, ready.asked, packed, ready.head, begun, begun, asker))
+                return
+            lane = None if known[1].stays else self._lane(known[1], config, now_us)
+            if lane is not None:
+                as_sent = (headers, face, method, target, config.places)
+                self._send(self._of_lane(lane, as_sent, known, now_us, begun, asker))
                 return
         read = self._read(headers, face, method=method, target=target, peer=peer)
         if isinstance(read, Answer):
@@ -203,6 +264,59 @@ class Checks:
             self._go_on_alone(request, nobody, begun, asker)
             return
         self._take_then(request, nobody, known, now_us, begun, asker)
+
+    def _lane(self, identity: Identity, config: Config, now_us: int) -> _Lane | None:
+        """The lane that a plain check of this identity goes by; None where there is more to it."""
+        client, key = identity.client, identity.key
+        if client.overrides or client.name in config.clients:
+            return None
+        if key is not None and key.used_hour < now_us // HOUR_US:
+            return None
+        if self._lanes_of is not config:
+            self._lanes.clear()
+            self._lanes_of = config
+        kind = (client.plan, _LIVE if key is None else key.environment)
+        try:
+            return self._lanes[kind]
+        except KeyError:
+            lane = self._lanes[kind] = self._made_lane(identity, config, now_us)
+            return lane
+
+    def _made_lane(self, identity: Identity, config: Config, now_us: int) -> _Lane | None:
+        in_force = self._in_force(identity, now_us)
+        if in_force is None or in_force.test_of is not None or in_force.plan.name != identity.client.plan:
+            return None
+        if in_force.plan.asks_for_paths or in_force.plan.required_scopes:
+            return None
+        return _Lane(in_force, self._heads and self._heads(in_force.packed.limits, config.headers))
+
+    def _of_lane(  # noqa: PLR0913, PLR0917 # What is known of a check by now.
+        self,
+        lane: _Lane,
+        as_sent: "_AsSent",
+        known: tuple[bytes, Identity],
+        now_us: int,
+        begun: float,
+        asker: Asker,
+    ) -> "_Taking":
+        """The take of a plain check whose client this worker knows, but does not have at hand."""
+        identity = known[1]
+        packed = None if self._clock_decides else lane.packed(identity, now_us)
+        asked: _Asked | _OfLane = _of_lane((known[0], identity, lane.in_force, now_us))
+        if packed is None:
+            asked = self._whole(asked)
+            packed = self._packed_at(asked, now_us)
+            if not self._clock_decides:
+                lane.keep(asked.take, asked.plan.takes(asked.take, now_us))
+        return _Taking(self, as_sent, None, identity, asked, packed, lane.head, begun, begun, asker)
+
+    def _whole(self, asked: "_Asked | _OfLane") -> _Asked:
+        """A take with all that is to be known of it."""
+        if isinstance(asked, _Asked):
+            return asked
+        digest, identity, in_force, now_us = asked
+        taken = self._take_of(_PLAIN, identity, in_force, now_us)
+        return _made((digest, identity, identity, in_force.packed, taken, in_force))
 
     def _take_then(  # noqa: PLR0913, PLR0917 # What is known of a check by now.
         self,
@@ -227,13 +341,14 @@ class Checks:
             return
         head = None
         if asked.is_of_all(request):
-            head = self._heads and self._heads(asked.identity, asked.plan.limits, self._planbook.config.headers)
+            head = self._heads and self._heads(asked.plan.limits, self._planbook.config.headers)
             packed = self._packed_at(asked, now_us)
             if identity.stays:
                 self._keep_ready(asked, packed, head, now_us)
         else:
             packed = TAKE.packed(*take_words(asked.plan, asked.take, now_us))
-        self._send(_Taking(self, request, nobody, asked, packed, head, begun, self._timer(), asker))
+        sent = self._timer()
+        self._send(_Taking(self, request, nobody, asked.identity, asked, packed, head, begun, sent, asker))
 
     def _keep_ready(self, asked: _Asked, packed: bytes, head: Head | None, now_us: int) -> None:
         """Keep a take for the next check of this credential, which will be the same one."""
@@ -254,8 +369,8 @@ class Checks:
 
     def _send(self, taking: "_Taking") -> None:
         """Send a take, unless this worker knows that it is refused; one that cannot be sent is told why at once."""
-        if self._memory.clients:
-            answer = self._recalled(taking.asked)
+        if self._memory.clients and taking.identity.client.id in self._memory.clients:
+            answer = self._recalled(self._whole(taking.asked))
             if answer is not None and taking.done is not None:
                 taking.done(self._counted(answer, taking.begun))
                 return
@@ -269,10 +384,12 @@ class Checks:
         try:
             head = taking.head
             if head is not None and type(reply) is list and reply[0] == TAKEN:
-                lines = head.lines(reply)
+                lines = head.begin(taking.identity) + head.lines(reply)
                 ended = self._timer()
-                asked = taking.asked
-                self._metrics.taken(asked.identity.client, asked.take.cost, ended - taking.begun, ended - taking.sent)
+                begun, sent = taking.begun, taking.sent
+                seconds = ended - begun
+                # What has a head costs one unit.
+                self._metrics.taken(taking.identity.client, 1, seconds, seconds if sent == begun else ended - sent)
                 asker.allowed(lines)
                 return
             answer = self._told(taking, reply)
@@ -288,7 +405,7 @@ class Checks:
 
     def _told(self, taking: "_Taking", reply: Any) -> Answer | None:
         """What a reply to a take makes of the check; None when it must be asked again by who can wait."""
-        asked = taking.asked
+        asked = self._whole(taking.asked)
         if isinstance(reply, StoreUnavailableError):
             return self._unanswered(taking.request(), reply, asked.loaded)
         ended = self._timer()
@@ -571,23 +688,26 @@ class Checks:
 # The constructor of a named tuple is Python, and two of them are felt in a check.
 _take: Callable[[tuple[object, ...]], Take] = partial(tuple.__new__, Take)
 _made: Callable[[tuple[object, ...]], _Asked] = partial(tuple.__new__, _Asked)
+_of_lane: Callable[[tuple[object, ...]], _OfLane] = partial(tuple.__new__, _OfLane)
 
 
 class _Taking(Call):
     """A take on its way, and what its reply has to find again. `head` None is to be answered in full.
 
-    A request that was not read in full is there as it was sent: headers, face, method, target, and where the
+    `identity` is whom it is counted for. `sent` is also when the check has begun, where nothing had to be worked out
+    before. A request that was not read in full is there as it was sent: headers, face, method, target, and where the
     configuration has credentials.
     """
 
-    __slots__ = ("_asked_for", "_asker", "_checks", "asked", "begun", "head", "nobody", "sent")
+    __slots__ = ("_asked_for", "_asker", "_checks", "asked", "begun", "head", "identity", "nobody", "sent")
 
     def __init__(  # noqa: PLR0913, PLR0917 # One is made for each check, where names and a constructor below cost.
         self,
         checks: Checks,
         asked_for: CheckRequest | _AsSent,
         nobody: Identity | None,
-        asked: _Asked,
+        identity: Identity,
+        asked: _Asked | _OfLane,
         packed: bytes,
         head: Head | None,
         begun: float,
@@ -604,6 +724,7 @@ class _Taking(Call):
         self._asker = asker
         self._asked_for = asked_for
         self.nobody = nobody
+        self.identity = identity
         self.asked = asked
         self.head = head
         self.begun = begun

@@ -4,84 +4,78 @@ Nearly every check is allowed, and nothing special is told of it: then all that 
 a few integers, and a head is one format with these in it. It is that of `rendering.check_response`, to the byte.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from quotas import rendering
 from quotas.derived import Derived
 from quotas.limits import Bucket, Limit, Mode
 from quotas.plans import HeaderStyle
-from quotas.registry import Identity
 
 _SECOND = 1_000_000
+_FOREVER_US = 10**15
 _MAX_KEPT = 1024
-"""Plans whose formats a worker keeps."""
+"""Plans whose heads a worker keeps."""
 
 
 class Head:
-    """What is told of one identity, whatever its limits say."""
+    """What is told of allowed checks about all limits of a plan, as far as it is the same for all identities."""
 
-    __slots__ = ("_begin", "_limits")
-
-    def __init__(self, identity: Identity, limits: "_Limits") -> None:
-        self._begin = rendering.head_of(identity)
-        self._limits = limits
-
-    @classmethod
-    def of(cls, identity: Identity, limits: tuple[Limit, ...], style: HeaderStyle) -> "Head | None":
-        """The head of this identity's checks that are about all of these limits; None where there is more to tell."""
-        lines = _kept.of(limits) if style is HeaderStyle.DRAFT else None
-        return None if lines is None else cls(identity, lines)
-
-    def lines(self, reply: Sequence[int]) -> bytes:
-        """All header lines after a reply of `lua/take.lua` that has taken."""
-        return self._begin + self._limits.lines(reply)
-
-
-class _Limits:
-    """What is told of the limits of a plan. `_ends` are the instants at which its windows end, where it has any."""
-
-    __slots__ = ("_ends", "_format", "_rules", "_told")
+    __slots__ = ("_ends", "_format", "_from_us", "_numbers", "_told", "_until_us")
 
     def __init__(self, limits: Sequence[Limit]) -> None:
         self._told = [rendering.told.of(limit) for limit in limits]
-        # Of a bucket: the tokens of one that lacks less than a whole one, grains in a token, and grains a microsecond.
-        self._rules = [
-            (limit.rule.burst - 1, limit.rule.grains, limit.rule.refill) if isinstance(limit.rule, Bucket) else None
-            for limit in limits
-        ]
-        self._ends: list[int] = []
+        self._numbers = _numbers_of(limits)
+        self._ends = [1 + 2 + 3 * at for at, limit in enumerate(limits) if not isinstance(limit.rule, Bucket)]
         self._format = b""
+        self._from_us = self._until_us = 0
+
+    @classmethod
+    def of(cls, limits: tuple[Limit, ...], style: HeaderStyle) -> "Head | None":
+        """The head of checks that are about all of these limits; None where there is more to tell."""
+        return _kept.of(limits) if style is HeaderStyle.DRAFT else None
+
+    begin = staticmethod(rendering.head_of)
+    """The header lines that are an identity's own."""
 
     def lines(self, reply: Sequence[int]) -> bytes:
-        numbers: list[int] = []
-        ends: list[int] = []
-        at = 2
-        for rule in self._rules:
-            left, after_us = reply[at], reply[at + 1]
-            at += 3
-            if rule is None:
-                ends.append(reply[1] + after_us)
-            elif after_us:  # Until the next token, as `decisions.Standing.next_unit_after_us` has it.
-                whole = rule[0] - left
-                if whole:
-                    after_us = max(1, after_us - whole * rule[1] // rule[2])
-            numbers.append(left)
-            numbers.append(-(-after_us // _SECOND))
-        if ends != self._ends or not self._format:
-            self._ends, self._format = ends, self._made(ends)
-        return self._format % tuple(numbers)
+        """All others after a reply of `lua/take.lua` that has taken."""
+        if not self._from_us <= reply[1] < self._until_us:
+            self._begin_windows(reply)
+        return self._format % self._numbers(reply)
 
-    def _made(self, ends: Sequence[int]) -> bytes:
-        """The format for windows that end at these instants."""
+    def _begin_windows(self, reply: Sequence[int]) -> None:
+        """Make the format for the windows that this reply is of; it is the same until the first of them ends."""
+        now_us = reply[1]
+        ends = [now_us + reply[at] for at in self._ends]
         windows = iter(ends)
         policies = ", ".join([told.policy or told.policy_until(next(windows)) for told in self._told])
         names = [told.name.replace("%", "%%") for told in self._told]
         limits = ", ".join([f"{name};r=%d;t=%d" for name in names])
         policies = policies.replace("%", "%%")
-        return f"ratelimit-policy: {policies}\r\nratelimit: {limits}\r\ncontent-length: 0\r\n".encode()
+        self._format = f"ratelimit-policy: {policies}\r\nratelimit: {limits}\r\ncontent-length: 0\r\n".encode()
+        self._from_us, self._until_us = now_us, min(ends, default=now_us + _FOREVER_US)
 
 
-def _limits(limits: tuple[Limit, ...]) -> _Limits | None:
+def _numbers_of(limits: Sequence[Limit]) -> Callable[[Sequence[int]], tuple[int, ...]]:
+    """What gives the numbers of the format for a reply: of each limit what is left, and seconds until there is more.
+
+    It is written out for these limits, because a loop over them would take longer than all the rest of a head. What
+    there is more of in a bucket is its next token, as `decisions.Standing.next_unit_after_us` has it: in the reply `r`,
+    `a` is the time until it is full, and `w` how many tokens come after the next one.
+    """
+    parts = []
+    for at, limit in enumerate(limits):
+        left, after_us, rule = f"r[{2 + 3 * at}]", f"r[{3 + 3 * at}]", limit.rule
+        if isinstance(rule, Bucket):
+            whole = f"{rule.burst - 1} - {left}"
+            next_us = f"max(1, a - w * {rule.grains} // {rule.refill})"
+            after_us = f"({next_us} if (a := {after_us}) and (w := {whole}) else a)"
+        parts.append(f"{left}, -(-{after_us} // {_SECOND}), ")
+    made: Callable[[Sequence[int]], tuple[int, ...]] = eval(f"lambda r: ({''.join(parts)})", {"max": max})  # noqa: S307 # Of integers alone.
+    return made
+
+
+def _made(limits: tuple[Limit, ...]) -> Head | None:
     """None where numbers alone do not tell all, or where there is not room for all of it in every case."""
     length = 0
     for limit in limits:
@@ -91,7 +85,7 @@ def _limits(limits: tuple[Limit, ...]) -> _Limits | None:
         if isinstance(rule, Bucket) and not rule.refill:
             return None
         length += 2 * len(told.name) + len(f", ;q={told.most};w=, ;r={told.most};t=") + 2 * len(str(rendering.LARGEST))
-    return _Limits(limits) if limits and length <= rendering.MAX_FIELDS else None
+    return Head(limits) if limits and length <= rendering.MAX_FIELDS else None
 
 
-_kept: Derived[tuple[Limit, ...], _Limits | None] = Derived(_limits, _MAX_KEPT)
+_kept: Derived[tuple[Limit, ...], Head | None] = Derived(_made, _MAX_KEPT)

@@ -132,16 +132,20 @@ def test_who_asks_often_is_at_hand_as_the_same_object(monkeypatch: pytest.Monkey
     cache = cache_of()
     for number in range(3):
         cache.keep(digest(number), Value(f"{number}"), 0)
-    found = [cache.get(digest(0)) for _ in range(SAMPLE)]
-    assert [each is not None and each.stays for each in found] == [False] * (SAMPLE - 1) + [True]
-    assert cache.get(digest(0)) is found[-1]
-    for number in (1, 2):
-        for _ in range(SAMPLE):
-            cache.get(digest(number))
+    first, second = cache.get(digest(0)), cache.get(digest(1))
+    assert first is not None and first.stays, "there is room"
+    assert second is not None and second.stays, "the same"
+    assert cache.get(digest(0)) is first
+    found = [cache.get(digest(2)) for _ in range(SAMPLE)]
+    stays = [each is not None and each.stays for each in found]
+    assert not stays[0], "there is no room for who asks once"
+    assert stays[-1], "who asks often is there soon"
+    assert cache.get(digest(1)) is second
     again = cache.get(digest(0))
-    assert again == Value("0"), "the first that was at hand is packed again"
+    assert again is not first, "the first that was at hand is packed again"
+    assert again == Value("0")
     cache.keep(digest(2), Value("other"), 0)
-    assert cache.get(digest(2)) == Value("other")
+    assert text(cache, 2) == "other"
 
 
 def test_what_has_expired_goes_as_others_come() -> None:
@@ -232,5 +236,7 @@ def test_the_collector_does_not_look_at_what_is_packed() -> None:
 def test_an_identity_is_found_as_it_was(identity: Identity) -> None:
     cache = remembering(10)
     cache.keep(digest(1), identity, 0)
-    for time in range(1, SAMPLE + 1):
-        assert cache.get(digest(1)) == identity._replace(stays=time == SAMPLE)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(caches, "MAX_AT_HAND", 0)
+        assert cache.get(digest(1)) == identity._replace(stays=False), "packed"
+    assert cache.get(digest(1)) == identity._replace(stays=True), "at hand"

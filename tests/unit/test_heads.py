@@ -62,17 +62,17 @@ def _numbers(draw: st.DrawFn, rule: Bucket | Quota, at_us: int) -> tuple[int, in
 def test_is_the_head_of_the_answer_in_full(case: tuple[tuple[Limit, ...], list[list[int]]]) -> None:
     limits, found = case
     plan, who = PackedPlan(limits), identity("Änne, 100 %")
-    head = Head.of(who, plan.limits, HeaderStyle.DRAFT)
+    head = Head.of(plan.limits, HeaderStyle.DRAFT)
     assert head is not None
     for reply in found:
         asked = Take(client_id="cl_1", generation=1, key_id="key_1", cost=1, now_us=reply[1])
         decision = decision_of(plan, asked, reply)
-        assert head.lines(reply) == check_response(Answer(None, who, decision)).head
+        assert head.begin(who) + head.lines(reply) == check_response(Answer(None, who, decision)).head
 
 
 @pytest.mark.parametrize("style", set(HeaderStyle) - {HeaderStyle.DRAFT})
 def test_other_fields_are_told_in_full(style: HeaderStyle) -> None:
-    assert Head.of(identity(), (PER_SECOND,), style) is None
+    assert Head.of((PER_SECOND,), style) is None
 
 
 @pytest.mark.parametrize(
@@ -87,14 +87,14 @@ def test_other_fields_are_told_in_full(style: HeaderStyle) -> None:
     ],
 )
 def test_limits_with_more_to_them_are_told_in_full(limits: tuple[Limit, ...]) -> None:
-    assert Head.of(identity(), limits, HeaderStyle.DRAFT) is None
+    assert Head.of(limits, HeaderStyle.DRAFT) is None
 
 
 @given(st.integers(1, 16), st.integers(1, 64))
 def test_what_has_a_head_has_room_for_it(count: int, length: int) -> None:
     rule = Quota(units=LARGEST, window=Window.YEAR)
     limits = tuple(Limit(f"{number:0{length}}"[:length] + "\\" * 2 + str(number), rule) for number in range(count))
-    head = Head.of(identity(), limits, HeaderStyle.DRAFT)
+    head = Head.of(limits, HeaderStyle.DRAFT)
     if head is not None:
         ends = window_at(rule, AT_US)[1] - AT_US
         lines = head.lines([TAKEN, AT_US] + [LARGEST, ends, 0] * count)

@@ -1,16 +1,20 @@
 """Who asks most, among any number of names, in bounded memory. Pure.
 
-Theory of operation (Misra and Gries, "Finding repeated elements", 1982). There are counters for a bounded number of
-names. A name that comes while none is free lowers all of them by one in place of being counted, and a counter at zero
-is free again. Each lowering uses up one check of every counter beside the one that came, so there is at most one in
-`size + 1` checks. So a count is never higher than how often its name came, and lower by at most that many: who makes a
-larger part of the checks is always found, and nobody is taken for busier than they are.
+Theory of operation (Misra and Gries, "Finding repeated elements", 1982; Agarwal et al., "Mergeable summaries", 2012).
+There are counts for a bounded number of names. Names are added many at once: each is counted first, whether it had a
+count or not. When there are more than `size` counts then, all are lowered by the one that is highest but for `size`,
+and those that are not above zero go. Each lowering by one takes one check from at least `size + 1` counts, so it is
+lowered at most once in `size + 1` checks. So a count is never higher than how often its name came, and lower by at
+most that many: who makes a larger part of the checks is always found, and nobody is taken for busier than they are.
 
-Lowering all counters is a number that all are above; names are kept by their counters, so that those which it has
-reached are found at once.
+Worked example, of `size` 2. `a a a b b c` are added: a has 3, b 2, c 1. The highest but for two is 1: a has 2, b 1.
 """
 
-Name = tuple[str, str]
+from collections import Counter
+from collections.abc import Container, Iterable
+from operator import itemgetter
+
+Name = tuple[str, str, str]
 
 
 class Busiest:
@@ -18,50 +22,36 @@ class Busiest:
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._counters: dict[Name, int] = {}
-        self._at: dict[int, set[Name]] = {}
-        self._lowered = 0
+        self._counts: Counter[Name] = Counter()
 
     def __len__(self) -> int:
-        return len(self._counters)
+        return len(self._counts)
 
-    def add(self, name: Name) -> int:
-        """Count a name; returns its count, 0 when there is no counter for it."""
-        counter = self._counters.get(name)
-        if counter is not None:
-            self._leave(name, counter)
-        elif len(self._counters) < self._size:
-            counter = self._lowered
-        else:
-            self._lowered += 1
-            for gone in self._at.pop(self._lowered, ()):
-                del self._counters[gone]
-            return 0
-        self._put(name, counter + 1)
-        return counter + 1 - self._lowered
+    @property
+    def highest(self) -> int:
+        """The highest count, 0 when there is none."""
+        return max(self._counts.values(), default=0)
+
+    def most(self) -> tuple[Name, int] | None:
+        """Who has the highest count, and the count; None when there is none."""
+        return max(self._counts.items(), key=itemgetter(1), default=None)
+
+    def count(self, name: Name) -> int:
+        """How often a name came, or less; 0 when there is no count for it."""
+        return self._counts[name]
+
+    def add(self, names: Iterable[Name]) -> None:
+        """Count each name as often as it is among these. Meanwhile there is a count for every one of them."""
+        counts = self._counts
+        counts.update(names)
+        if len(counts) > self._size:
+            by = sorted(counts.values(), reverse=True)[self._size]
+            self._counts = Counter({name: count - by for name, count in counts.items() if count > by})
 
     def halve(self, times: int = 1) -> None:
         """Have the past count half, rounded down, so many times."""
-        counts = {name: (counter - self._lowered) >> times for name, counter in self._counters.items()}
-        self._counters.clear()
-        self._at.clear()
-        self._lowered = 0
-        for name, count in counts.items():
-            if count:
-                self._put(name, count)
+        self._counts = Counter({name: count >> times for name, count in self._counts.items() if count >> times})
 
-    def forget(self, name: Name) -> None:
-        """Count a name no more."""
-        counter = self._counters.pop(name, None)
-        if counter is not None:
-            self._leave(name, counter)
-
-    def _put(self, name: Name, counter: int) -> None:
-        self._counters[name] = counter
-        self._at.setdefault(counter, set()).add(name)
-
-    def _leave(self, name: Name, counter: int) -> None:
-        names = self._at[counter]
-        names.remove(name)
-        if not names:
-            del self._at[counter]
+    def forget(self, names: Container[Name]) -> None:
+        """Count these no more."""
+        self._counts = Counter({name: count for name, count in self._counts.items() if name not in names})

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
@@ -20,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from quotas import plan_files, rows
 from quotas.exposition import Format
-from quotas.metrics import OUTCOMES, Metrics
+from quotas.metrics import BOUNDS_S, OUTCOMES, Metrics
 from quotas.plans import Config
 from quotas.series import OTHER
 
@@ -30,6 +30,8 @@ plans:
   pro: {{limits: {{m: {{quota: 10/month, mode: overage}}}}}}
 metrics: {{max_clients: {0}}}
 """
+
+DURATIONS = st.one_of(st.sampled_from([0.0, *BOUNDS_S]), st.floats(0, 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,7 @@ class Service:
 
 
 def alone(max_clients: int, clock: Clock | None = None) -> Metrics:
-    metrics = Metrics(clock=clock or Clock())
+    metrics = Metrics(clock=clock or Clock(), now=lambda: 1234.5)
     metrics.use(config(max_clients))
     return metrics
 
@@ -175,6 +177,31 @@ class TestSums:
             patch.setattr(metrics._series, "_cells", 0)  # noqa: SLF001 # Sixteen thousand would take a while.
             metrics.shadow_refused("new plan", "new limit")
         assert value(metrics, f'quotas_shadow_refused_total{{limit="{OTHER}",plan="{OTHER}"}}') == 1
+
+    @given(st.lists(st.tuples(st.sampled_from(["acme", "beta", ""]), st.integers(0, 5), DURATIONS, DURATIONS)))
+    def test_what_is_counted_at_once_is_what_is_counted_one_by_one(
+        self, takes: list[tuple[str, int, float, float]]
+    ) -> None:
+        """Whatever has a row, has none or is nobody's; with any two times, in any order."""
+        at_once, one_by_one = alone(1), alone(1)
+        for name, cost, seconds, store_seconds in takes:
+            client = Client.called(name)
+            at_once.taken(client, cost, seconds, store_seconds)
+            one_by_one.check(client, "allowed", seconds)
+            one_by_one.units(client, cost)
+            one_by_one.store_seconds("take", store_seconds)
+        assert at_once.exposition() == one_by_one.exposition()
+
+    def test_clients_of_a_plan_that_finds_no_room_count_as_other_until_it_does(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        metrics = alone(0)
+        with monkeypatch.context() as patch:
+            patch.setattr(metrics._series, "_cells", 0)  # noqa: SLF001 # Sixteen thousand would take a while.
+            ask(metrics, "acme", 2, "new plan")
+        ask(metrics, "acme", 3, "new plan")
+        assert checks(metrics, "allowed")[OTHER, OTHER] == 2
+        assert checks(metrics, "allowed")[OTHER, "new plan"] == 3
 
 
 class TestBounds:
@@ -303,6 +330,20 @@ class TestClients:
             ("acme", "pro"): 3,
         }
 
+    def test_a_client_may_check_on_two_plans_in_turns(self, tmp_path: Path) -> None:
+        service = Service(tmp_path, 10)
+        worker, other = service.worker(), service.worker()
+        for number in range(10):
+            for plan, cost in (("free", 1), ("pro", 2)):
+                worker.taken(Client.called("acme", plan), cost, 0.001, 0.001)
+            if number == 4:
+                other.rows.refresh()
+                other.rows.release(row for row in other.rows.all() if row.plan == "pro")
+        assert checks(worker, "allowed")["acme", "free"] == 10
+        assert checks(worker, "allowed")["acme", "pro"] == 5
+        assert value(worker, 'quotas_units_total{client="acme",plan="free"}') == 10
+        assert value(worker, 'quotas_units_total{client="acme",plan="pro"}') == 10
+
     def test_who_is_created_after_one_of_the_same_name_is_another(self, tmp_path: Path) -> None:
         service = Service(tmp_path, 10)
         first, second = service.worker(), service.worker()
@@ -377,6 +418,139 @@ class TestBusiest:
         metrics.taken(Client.called("second"), 2, 0.001, 0.0005)
         assert told(metrics) == {"second"}
 
+    def test_the_units_of_a_check_are_no_check_of_a_newcomer(self) -> None:
+        clock = Clock()
+        metrics = alone(1, clock)
+        ask(metrics, "first")
+        for _ in range(100):
+            clock.now_s += 0.1
+            metrics.units(Client.called("second"), 1)
+        ask(metrics, "second")
+        assert told(metrics) == {"first"}
+        assert value(metrics, 'quotas_units_total{client="other",plan="free"}') == 100
+
+    def test_where_checks_are_few_a_newcomer_takes_its_row_with_the_check_that_makes_it_busier(self) -> None:
+        clock = Clock()
+        metrics = alone(1, clock)
+        ask(metrics, "first")
+        for _ in range(17):
+            clock.now_s += 0.6
+            ask(metrics, "second")
+        assert told(metrics) == {"first"}
+        clock.now_s += 0.6
+        ask(metrics, "second")
+        assert told(metrics) == {"second"}
+        assert checks(metrics, "allowed") == {
+            ("unknown", ""): 0,
+            ("other", "free"): 17,
+            ("other", "pro"): 0,
+            ("second", "free"): 1,
+        }
+
+    def test_where_checks_are_many_newcomers_are_weighed_before_any_time_has_passed(self) -> None:
+        metrics = alone(1)
+        ask(metrics, "first", 10)
+        ask(metrics, "crowd")  # The first check of a newcomer is weighed at once.
+        for number in range(rows.BATCH - 100):
+            ask(metrics, f"crowd-{number}")
+        ask(metrics, "second", 99)
+        assert metrics.rows.evictions == 0
+        ask(metrics, "second")
+        assert told(metrics) == {"second"}
+        assert checks(metrics, "allowed")["second", "free"] == 1
+        assert checks(metrics, "allowed")["other", "free"] == rows.BATCH
+
+    def test_of_newcomers_the_busiest_takes_the_row_whoever_checks_then(self) -> None:
+        clock = Clock()
+        metrics = alone(1, clock)
+        ask(metrics, "first")
+        ask(metrics, "third", 50)
+        ask(metrics, "second", 100)
+        clock.now_s += 0.5
+        ask(metrics, "third")
+        assert told(metrics) == {"second"}
+        ask(metrics, "second", 3)
+        assert checks(metrics, "allowed")["second", "free"] == 3
+        assert checks(metrics, "allowed")["other", "free"] == 151
+
+    def test_a_scrape_gives_no_row_away(self) -> None:
+        clock = Clock()
+        metrics = alone(1, clock)
+        ask(metrics, "first")
+        ask(metrics, "second", 100)
+        clock.now_s += 10
+        assert told(metrics) == {"first"}
+        ask(metrics, "second")
+        assert told(metrics) == {"second"}
+
+    def test_what_was_noted_before_heat_faded_fades_with_it(self) -> None:
+        """Of 40 checks 20 are left, beside 5 of 10: a row takes 26."""
+        clock = Clock()
+        metrics = alone(1, clock)
+        metrics.exposition()
+        ask(metrics, "first", 10)
+        ask(metrics, "second", 40)
+        clock.now_s += rows.AGE_S
+        metrics.exposition()
+        ask(metrics, "second")
+        assert told(metrics) == {"first"}
+        ask(metrics, "second", 4)
+        clock.now_s += 1
+        ask(metrics, "second")
+        assert told(metrics) == {"second"}
+
+    def test_a_row_that_another_worker_frees_is_had_at_once(self, tmp_path: Path) -> None:
+        service = Service(tmp_path, 1)
+        first, second = service.worker(), service.worker()
+        ask(first, "acme")
+        ask(second, "beta", 2)
+        first.rows.release(first.rows.all())
+        ask(second, "beta")
+        assert checks(first, "allowed")["beta", "free"] == 1
+
+    def test_a_row_that_another_worker_gave_is_counted_in_at_once(self, tmp_path: Path) -> None:
+        service = Service(tmp_path, 1)
+        first, second = service.worker(), service.worker()
+        ask(first, "acme")
+        ask(second, "beta", 2)
+        for _ in range(2):
+            service.clock.now_s += 1
+            ask(first, "beta", 30)
+        known = checks(first, "allowed")["beta", "free"]
+        ask(second, "gamma")  # It learns whose the row is, and that none is free.
+        ask(second, "beta")
+        assert checks(first, "allowed")["beta", "free"] == known + 1
+
+    def test_who_got_a_row_by_one_worker_is_no_newcomer_to_another(self, tmp_path: Path) -> None:
+        service = Service(tmp_path, 2)
+        first, second = service.worker(), service.worker()
+        ask(first, "acme")
+        ask(first, "idle")
+        ask(first, "beta", 100)
+        ask(second, "beta", 100)
+        service.clock.now_s += 1
+        ask(first, "beta")
+        assert told(first) == {"beta", "idle"}
+        service.clock.now_s += 1
+        ask(second, "gamma")
+        assert told(first) == {"beta", "idle"}
+        assert value(first, "quotas_clients_evicted_total") == 1
+
+    def test_a_row_is_free_that_a_killed_worker_gave_up_without_a_note(self, tmp_path: Path) -> None:
+        service = Service(tmp_path, 1)
+        steady, doomed = service.worker(), service.worker()
+        ask(steady, "acme")
+        ask(steady, "beta", 2)
+        doomed.rows.refresh()
+        known = doomed.rows.all()
+        doom(doomed, 1)
+        with pytest.raises(Killed):
+            doomed.rows.release(known)
+        doomed.close()
+        assert told(steady) == set()
+        ask(steady, "beta")
+        assert told(steady) == {"beta"}
+
     def test_at_most_two_rows_change_hands_in_a_second(self, tmp_path: Path) -> None:
         service = Service(tmp_path, 8)
         workers = [service.worker() for _ in range(3)]
@@ -397,6 +571,8 @@ class TestBusiest:
             clock.now_s += rows.AGE_S
             metrics.exposition()
         ask(metrics, "today", 100)
+        clock.now_s += rows.EVICTION_S
+        ask(metrics, "today")
         assert told(metrics) == {"today"}
 
     def test_newcomers_count_over_time_as_rows_do(self) -> None:
@@ -436,7 +612,7 @@ def doom(worker: Metrics, lives: int) -> None:
     left = iter(range(lives))
     found: Any = worker.rows
     found._table = Fragile(found._table, left)  # noqa: SLF001 # What it writes to is inside.
-    found._versions = Fragile(found._versions, left)  # noqa: SLF001 # The same.
+    found.versions = Fragile(found.versions, left)
     found._slots.table = Fragile(found._slots.table, left)  # noqa: SLF001 # The same.
 
 

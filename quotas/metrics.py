@@ -9,6 +9,7 @@ What a client has counted goes with its row: when it is deleted, or when a busie
 added to `other` then, where it would look like traffic of that moment.
 """
 
+import math
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -39,6 +40,10 @@ _SERIES_BYTES = 262_136
 _SERIES_AT = 8
 _ROWS_AT = _SERIES_AT + _SERIES_BYTES
 _WIDTH = len(BOUNDS_S) + 2
+_SUM = _WIDTH - 1
+_BELOW_S = (-math.inf, *BOUNDS_S)
+"""What a time must be above to be counted at the bound of the same place, or past the last."""
+
 _UNITS = len(OUTCOMES)
 _NUMBER = {outcome: number for number, outcome in enumerate(OUTCOMES)}
 _STORE_ERRORS = ("connect", "lost", "timeout", "reply", "overload")
@@ -138,6 +143,9 @@ class Metrics:
         table = self._slots.table
         self._series = SeriesList(self._slots, table[:_SERIES_AT].cast("d"), table[_SERIES_AT:_ROWS_AT], _SERIES_CELLS)
         self.rows = Rows(self._slots, at=_ROWS_AT, cell=_SERIES_CELLS, clock=clock)
+        self._row_of = self.rows.mine.get
+        self._versions = self.rows.versions
+        self._others: dict[str, int] = {}
         with self._slots.lock():
             self._make_series()
         self.reloaded(successful=True)
@@ -146,17 +154,18 @@ class Metrics:
         make = self._series.make_at_start
         self._reloaded = make(_RELOADED.name, ())
         self._reloaded_at = make(_RELOADED_AT.name, ())
-        self._check_seconds = make(_CHECK_SECONDS.name, (), _WIDTH)
+        self._check_seconds = self._histogram(make(_CHECK_SECONDS.name, (), _WIDTH))
         self._refusals_lost = make(_REFUSALS_LOST.name, ())
         self._remembered = make(_REMEMBERED.name, ())
         make(_NOBODY, (UNKNOWN, ""), COUNTS)
-        for name, width in ((_NOBODY, COUNTS), (_SHADOW.name, 1), (_OVERAGE.name, 1), (_JWKS.name, 1)):
+        self._no_room = make(_NOBODY, (OTHER, OTHER), COUNTS)
+        for name, width in ((_SHADOW.name, 1), (_OVERAGE.name, 1), (_JWKS.name, 1)):
             make(name, (OTHER, OTHER), width)
         for kind in (*_STORE_ERRORS, OTHER):
             make(_ERRORS.name, (kind,))
         for mode in (*(policy.value for policy in StoreErrorPolicy), OTHER):
             make(_DEGRADED.name, (mode,))
-        self._take_seconds = make(_STORE_SECONDS.name, ("take",), _WIDTH)
+        self._take_seconds = self._histogram(make(_STORE_SECONDS.name, ("take",), _WIDTH))
         make(_STORE_SECONDS.name, (OTHER,), _WIDTH)
 
     def use(self, config: Config, *, first: bool = False) -> None:
@@ -184,41 +193,63 @@ class Metrics:
         if client is None or not client.name:
             first = self._nobody(UNKNOWN, "" if client is None else client.plan)
         elif (row := self.rows.find(client.id, client.name, client.plan)) is None:
-            first = self._nobody(OTHER, client.plan)
+            first = self._other(client.plan)
         else:
             first = row.first
-            cells[row.heat] += 1
-        cells[first + _NUMBER[outcome]] += 1
-        self._observe(self._check_seconds, seconds)
+            cells[row.heat] += 1.0
+        cells[first + _NUMBER[outcome]] += 1.0
+        _observe(self._check_seconds, seconds)
 
     def units(self, client: Client, cost: int) -> None:
         """Count the units of an allowed check."""
         row = self.rows.find(client.id, client.name, client.plan, asks=False) if client.name else None
-        first = self._nobody(OTHER if client.name else UNKNOWN, client.plan) if row is None else row.first
+        if row is not None:
+            first = row.first
+        else:
+            first = self._other(client.plan) if client.name else self._nobody(UNKNOWN, client.plan)
         self._cells[first + _UNITS] += cost
 
     def taken(self, client: Client, cost: int, seconds: float, store_seconds: float) -> None:
         """Count an allowed check, its units and its one script call: `check`, `units` and `store_seconds` at once."""
+        self.taken_by(client.id, client.name, client.plan, cost, seconds, store_seconds)
+
+    def taken_by(  # noqa: PLR0913, PLR0917 # Every check comes here: an object for them would cost more than the rest.
+        self, client_id: str, name: str, plan: str, cost: int, seconds: float, store_seconds: float
+    ) -> None:
+        """The same by the client's id, name and plan, in plain text; an empty name is nobody's, and its id as well.
+
+        `cost` is in units, and both times in seconds. It is `rows.find` and `_observe` written out: nothing is called
+        that need not be. The script call is a part of the check: a bound that holds for both is looked for once.
+        """
         cells = self._cells
-        row = self.rows.find(client.id, client.name, client.plan) if client.name else None
-        if row is None:
-            first = self._nobody(OTHER if client.name else UNKNOWN, client.plan)
-        else:
+        row = self._row_of(client_id)
+        if row is None or self._versions[row.number] != row.version or row.plan != plan:
+            row = self.rows.look((client_id, name, plan)) if name else None
+        if row is not None:
             first = row.first
-            cells[row.heat] += 1
-        cells[first] += 1  # Allowed is the first outcome.
+            cells[row.heat] += 1.0
+        else:
+            found = self._others.get(plan) if name else self._nobody(UNKNOWN, plan)
+            first = self._other(plan) if found is None else found
+        cells[first] += 1.0  # Allowed is the first outcome.
         cells[first + _UNITS] += cost
-        first = self._check_seconds
-        cells[first + bisect_left(BOUNDS_S, seconds)] += 1
-        cells[first + _WIDTH - 1] += seconds
-        first = self._take_seconds
-        cells[first + bisect_left(BOUNDS_S, store_seconds)] += 1
-        cells[first + _WIDTH - 1] += store_seconds
+        cells = self._check_seconds
+        bound = bisect_left(BOUNDS_S, seconds)
+        cells[bound] += 1.0
+        cells[_SUM] += seconds
+        if store_seconds <= _BELOW_S[bound] or store_seconds > seconds:
+            bound = bisect_left(BOUNDS_S, store_seconds)
+        cells = self._take_seconds
+        cells[bound] += 1.0
+        cells[_SUM] += store_seconds
 
     def store_seconds(self, script: str, seconds: float) -> None:
         """Observe one script call."""
-        first = self._take_seconds if script == "take" else self._series.find(_STORE_SECONDS.name, (script,), _WIDTH)
-        self._observe(first, seconds)
+        if script == "take":
+            cells = self._take_seconds
+        else:
+            cells = self._histogram(self._series.find(_STORE_SECONDS.name, (script,), _WIDTH))
+        _observe(cells, seconds)
 
     def store_error(self, kind: str) -> None:
         """Count a check that the store did not answer."""
@@ -338,15 +369,28 @@ class Metrics:
         """The first cell of those who have no row: whose client is not known, or not among the busiest."""
         return self._series.find(_NOBODY, (label, plan), COUNTS)
 
-    def _observe(self, first: int, seconds: float) -> None:
-        """Count in the cell of the first bound that is not below, and add to the sum."""
-        cells = self._cells
-        cells[first + bisect_left(BOUNDS_S, seconds)] += 1
-        cells[first + _WIDTH - 1] += seconds
+    def _other(self, plan: str) -> int:
+        """The first cell of the clients of a plan that are not among the busiest; found at once but for the first."""
+        first = self._others.get(plan)
+        if first is None:
+            first = self._nobody(OTHER, plan)
+            if first != self._no_room:
+                self._others[plan] = first
+        return first
+
+    def _histogram(self, first: int) -> Cells:
+        """The cells of a histogram, from its first on."""
+        return self._cells[first : first + _WIDTH]
 
     def close(self) -> None:
         """Give the slot back; for tests, because a process's end does the same."""
         self._slots.close()
+
+
+def _observe(histogram: Cells, seconds: float) -> None:
+    """Count in the cell of the first bound that is not below, and add to the sum."""
+    histogram[bisect_left(BOUNDS_S, seconds)] += 1.0
+    histogram[_SUM] += seconds
 
 
 def _sums(slots: Iterable[Cells], first: int, width: int) -> list[float]:

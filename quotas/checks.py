@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
-from quotas import paths, requests
+from quotas import paths, plain_requests, requests
 from quotas.addresses import counted
 from quotas.answers import Answer, Reason, lacking, outcome_of
 from quotas.decisions import Decision, Outcome
@@ -23,6 +23,7 @@ from quotas.limits import Limit, Mode
 from quotas.metrics import Metrics
 from quotas.pipe import Call
 from quotas.places import Places
+from quotas.plain_requests import Plain, PlainRequest
 from quotas.planbook import Planbook, PlanInForce
 from quotas.plans import Config, HeaderStyle, Plan, Preflight, StoreErrorPolicy
 from quotas.refusal_memory import RefusalMemory
@@ -114,19 +115,19 @@ class _Ready(NamedTuple):
     """The take that every plain check of one credential comes down to, from `from_us` on and before `until_us`.
 
     Plain is what the plan decides by the client alone: no cost is said, and no limit or cost is about a path. It was
-    made for the identity `asked.loaded` under `config`; another of either has another take.
+    made for the identity `loaded` under `config`; another of either has another take. It is counted for `identity`,
+    whose head begins with `begin`; without a `head` that is empty.
     """
 
     asked: _Asked
+    loaded: Identity
+    identity: Identity
     packed: bytes
     head: Head | None
+    begin: bytes
     config: Config
     from_us: int
     until_us: int
-
-    def is_for(self, identity: Identity, config: Config, now_us: int) -> bool:
-        """Whether it is the take of this very identity under this very configuration, now."""
-        return self.asked.loaded is identity and self.config is config and self.from_us <= now_us < self.until_us
 
 
 class _Lane:
@@ -155,7 +156,7 @@ class _Lane:
         self._takes[len(asked.client_id), len(asked.key_id)] = takes
 
 
-_AsSent = tuple[Collection[tuple[bytes, bytes]], Face, str, bytes, Places]
+_AsSent = tuple[bytes | Collection[tuple[bytes, bytes]], Face, str, bytes, Places]
 
 
 class Checks:
@@ -199,6 +200,8 @@ class Checks:
         self._ready: dict[bytes, _Ready] = {}
         self._lanes: dict[tuple[str, Environment], _Lane | None] = {}
         self._lanes_of: Config | None = None
+        self._reader: Plain | None = None
+        self._plain_of: Config | None = None
 
     async def check(
         self,
@@ -237,21 +240,13 @@ class Checks:
         begun = self._timer()
         now_us = self._clock()
         config = self._planbook.config
-        id_header = None if config.dedupe is None else config.dedupe.header
-        credential = requests.plain_credential(headers, face, method=method, places=config.places, id_header=id_header)
+        places, id_header = config.places, None if config.dedupe is None else config.dedupe.header
+        credential = requests.plain_credential(headers, face, method=method, places=places, id_header=id_header)
         known = self._identities.known(credential, now_us) if credential else None
         if known is not None:
-            ready = self._ready.get(known[0])
-            if ready is not None and ready.is_for(known[1], config, now_us):
-                packed = ready.packed if not self._clock_decides else self._packed_at(ready.asked, now_us)
-                as_sent = (headers, face, method, target, config.places)
-                identity = ready.asked.identity
-                self._send(_Taking(self, as_sent, None, identity, ready.asked, packed, ready.head, begun, begun, asker))
-                return
-            lane = None if known[1].stays else self._lane(known[1], config, now_us)
-            if lane is not None:
-                as_sent = (headers, face, method, target, config.places)
-                self._send(self._of_lane(lane, as_sent, known, now_us, begun, asker))
+            taking = self._plain(known, (headers, face, method, target, places), now_us, begun, asker)
+            if taking is not None:
+                self._send(taking)
                 return
         read = self._read(headers, face, method=method, target=target, peer=peer)
         if isinstance(read, Answer):
@@ -264,6 +259,48 @@ class Checks:
             self._go_on_alone(request, nobody, begun, asker)
             return
         self._take_then(request, nobody, known, now_us, begun, asker)
+
+    def plain_request(self, data: bytes) -> PlainRequest | None:
+        """The request of which these bytes are the head, if they are one whole request and it is plain.
+
+        Where requests have an id, most are not, so that none is looked at here.
+        """
+        config = self._planbook.config
+        if config is not self._plain_of:
+            self._plain_of = config
+            self._reader = Plain(config.places, None) if config.dedupe is None else None
+        return None if self._reader is None else self._reader.read(data)
+
+    def plain_then(self, request: PlainRequest, data: bytes, asker: Asker) -> bool:
+        """`check_then` of a plain request; False is that there is more to its answer, and that nothing has happened."""
+        begun = self._timer()
+        now_us = self._clock()
+        known = self._identities.known(request.credential, now_us)
+        if known is None:
+            return False
+        face, method, target, _ = request
+        as_sent = (data, face, method, target, self._planbook.config.places)
+        taking = self._plain(known, as_sent, now_us, begun, asker)
+        if taking is None:
+            return False
+        self._send(taking)
+        return True
+
+    def _plain(
+        self, known: tuple[bytes, Identity], as_sent: "_AsSent", now_us: int, begun: float, asker: Asker
+    ) -> "_Taking | None":
+        """The take of a plain check, if it is ready, or follows from what all clients of a plan have in common."""
+        digest, identity = known
+        config = self._planbook.config
+        ready = self._ready.get(digest)
+        if ready is not None:
+            asked, loaded, named, packed, head, begin, made_under, from_us, until_us = ready
+            if loaded is identity and made_under is config and from_us <= now_us < until_us:
+                if self._clock_decides:
+                    packed = self._packed_at(asked, now_us)
+                return _Taking(self, as_sent, None, named, asked, packed, head, begin, begun, begun, asker)
+        lane = None if identity.stays else self._lane(identity, config, now_us)
+        return None if lane is None else self._of_lane(lane, as_sent, known, now_us, begun, asker)
 
     def _lane(self, identity: Identity, config: Config, now_us: int) -> _Lane | None:
         """The lane that a plain check of this identity goes by; None where there is more to it."""
@@ -308,7 +345,7 @@ class Checks:
             packed = self._packed_at(asked, now_us)
             if not self._clock_decides:
                 lane.keep(asked.take, asked.plan.takes(asked.take, now_us))
-        return _Taking(self, as_sent, None, identity, asked, packed, lane.head, begun, begun, asker)
+        return _Taking(self, as_sent, None, identity, asked, packed, lane.head, b"", begun, begun, asker)
 
     def _whole(self, asked: "_Asked | _OfLane") -> _Asked:
         """A take with all that is to be known of it."""
@@ -348,7 +385,7 @@ class Checks:
         else:
             packed = TAKE.packed(*take_words(asked.plan, asked.take, now_us))
         sent = self._timer()
-        self._send(_Taking(self, request, nobody, asked.identity, asked, packed, head, begun, sent, asker))
+        self._send(_Taking(self, request, nobody, asked.identity, asked, packed, head, b"", begun, sent, asker))
 
     def _keep_ready(self, asked: _Asked, packed: bytes, head: Head | None, now_us: int) -> None:
         """Keep a take for the next check of this credential, which will be the same one."""
@@ -358,7 +395,9 @@ class Checks:
         if len(self._ready) >= MAX_READY:
             self._ready.clear()
         config = self._planbook.config
-        self._ready[asked.digest] = _Ready(asked, packed, head, config, now_us, until_us)
+        begin = b"" if head is None else head.begin(asked.identity)
+        made = (asked, asked.loaded, asked.identity, packed, head, begin, config, now_us, until_us)
+        self._ready[asked.digest] = _Ready(*made)
 
     def _packed_at(self, asked: _Asked, now_us: int) -> bytes:
         """A take of all limits, at this instant."""
@@ -384,12 +423,11 @@ class Checks:
         try:
             head = taking.head
             if head is not None and type(reply) is list and reply[0] == TAKEN:
-                lines = head.begin(taking.identity) + head.lines(reply)
+                lines = (taking.begin or head.begin(taking.identity)) + head.lines(reply)
                 ended = self._timer()
-                begun, sent = taking.begun, taking.sent
-                seconds = ended - begun
-                # What has a head costs one unit.
-                self._metrics.taken(taking.identity.client, 1, seconds, seconds if sent == begun else ended - sent)
+                seconds, sent = ended - taking.begun, taking.sent
+                client = taking.identity.client  # What has a head costs one unit.
+                self._metrics.taken_by(client.id, client.name, client.plan, 1, seconds, ended - sent)
                 asker.allowed(lines)
                 return
             answer = self._told(taking, reply)
@@ -694,12 +732,13 @@ _of_lane: Callable[[tuple[object, ...]], _OfLane] = partial(tuple.__new__, _OfLa
 class _Taking(Call):
     """A take on its way, and what its reply has to find again. `head` None is to be answered in full.
 
-    `identity` is whom it is counted for. `sent` is also when the check has begun, where nothing had to be worked out
-    before. A request that was not read in full is there as it was sent: headers, face, method, target, and where the
-    configuration has credentials.
+    `identity` is whom it is counted for, and `begin` what the head begins with for it; empty is not known yet. It may
+    be `sent` when the check has `begun`, where nothing had to be worked out before. A request that was not read in full
+    is there as it was sent: headers, or the bytes of a plain one, face, method, target, and where the configuration has
+    credentials.
     """
 
-    __slots__ = ("_asked_for", "_asker", "_checks", "asked", "begun", "head", "identity", "nobody", "sent")
+    __slots__ = ("_asked_for", "_asker", "_checks", "asked", "begin", "begun", "head", "identity", "nobody", "sent")
 
     def __init__(  # noqa: PLR0913, PLR0917 # One is made for each check, where names and a constructor below cost.
         self,
@@ -710,6 +749,7 @@ class _Taking(Call):
         asked: _Asked | _OfLane,
         packed: bytes,
         head: Head | None,
+        begin: bytes,
         begun: float,
         sent: float,
         asker: Asker,
@@ -727,6 +767,7 @@ class _Taking(Call):
         self.identity = identity
         self.asked = asked
         self.head = head
+        self.begin = begin
         self.begun = begun
         self.sent = sent
 
@@ -735,6 +776,8 @@ class _Taking(Call):
         if isinstance(self._asked_for, CheckRequest):
             return self._asked_for
         headers, face, method, target, places = self._asked_for
+        if isinstance(headers, bytes):
+            headers = plain_requests.fields(headers)
         return requests.read(headers, face, method=method, target=target, places=places)
 
     def tell(self, reply: Any) -> None:

@@ -1,9 +1,10 @@
 """The short way of a check: from the bytes of a request to the bytes of its answer without a task, a scope or an app.
 
-It is uvicorn's own protocol, and all that is no check goes on in it as ever. A check is read here when its head is
-complete. One that this worker can decide with one take is asked by callback, and answered in the turn of the event
-loop that brought the reply; for any other there is a task. What it decides and how that reads is `checks` and
-`rendering`, as on the long way: an answer is the same to the byte on both.
+It is uvicorn's own protocol, and all that is no check goes on in it as ever. A check of the plainest form is read from
+the bytes that came (`plain_requests`), any other when the parser has its head. One that this worker can decide with one
+take is asked by callback, and answered in the turn of the event loop that brought the reply; for any other there is a
+task. What it decides and how that reads is `checks` and `rendering`, as on the long way: an answer is the same to the
+byte on both.
 
 The long way is taken by whatever is rare: a body that is promised, `Expect`, an upgrade, a request that comes while
 another is under way on its connection, a client that does not read its answers.
@@ -18,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from quotas import faces
+from quotas import faces, plain_requests
 from quotas.answers import Answer
-from quotas.faces import Face
+from quotas.faces import NATIVE, Face
 from quotas.rendering import Response, check_response
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from quotas.web import Services
 
 _PROMISES = frozenset([b"content-length", b"transfer-encoding", b"expect"])
+_Fields = list[tuple[bytes, bytes]]
 _FAILED = Response(500, b"content-length: 21\r\ncontent-type: text/plain; charset=utf-8\r\n", b"Internal Server Error")
 
 
@@ -49,6 +51,7 @@ class HotRoad(HttpToolsProtocol):
         self._allowed = not self.access_log and not self.root_path and self.limit_concurrency is None
         self._has_body = False
         self._is_hot = False
+        self._is_between = True
         self._idle_since: float | None = None
         self._idle_timer: asyncio.TimerHandle | None = None
 
@@ -58,8 +61,15 @@ class HotRoad(HttpToolsProtocol):
         if self._idle_timer is not None:
             self._idle_timer.cancel()
 
+    def data_received(self, data: bytes) -> None:
+        """Answer a plain check at once; anything else is for the parser, which then has all that came before, too."""
+        if self._is_between and self._allowed and self._takes_plain(data):
+            return
+        super().data_received(data)
+
     def on_message_begin(self) -> None:
         """Begin a request. Its scope is made when it turns out to need one."""
+        self._is_between = False
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
@@ -91,6 +101,7 @@ class HotRoad(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """End a request; one that was answered here has no body to end."""
+        self._is_between = True
         if not self._is_hot:
             super().on_message_complete()
 
@@ -98,6 +109,33 @@ class HotRoad(HttpToolsProtocol):
         """Keep a part of a body for the application."""
         if not self._is_hot:
             super().on_body(body)
+
+    def _takes_plain(self, data: bytes) -> bool:
+        """Whether these bytes are a plain check, and its answer is on its way from here."""
+        before = self.cycle
+        if (before is not None and not before.response_complete) or self.flow.write_paused:
+            return False
+        if self.transport.is_closing():
+            return False
+        check = None
+        try:
+            checks = self.services.checks
+            request = checks.plain_request(data)
+            if request is None:
+                return False
+            check = _Check(self, request.face, request.method, data)
+            if not checks.plain_then(request, data, check):
+                return False
+        except Exception as error:  # noqa: BLE001 # It would end the connection.
+            check = check or _Check(self, NATIVE, "GET", data)
+            self.cycle = check  # type: ignore[assignment] # As below.
+            check.answer(error)
+            return True
+        self.cycle = check  # type: ignore[assignment] # As below.
+        self._idle_since = None
+        if self.timeout_keep_alive_task is not None:
+            self._unset_keepalive_if_required()
+        return True
 
     def _takes(self) -> bool:
         """Whether the request is a check, and its answer is on its way from here."""
@@ -119,7 +157,7 @@ class HotRoad(HttpToolsProtocol):
         face, target = found
         method = parser.get_method().decode("ascii")
         keep_alive = parser.get_http_version() != "1.0" and parser.should_keep_alive()
-        check = _Check(self, face, method, keep_alive)
+        check = _Check(self, face, method, self.headers, keep_alive=keep_alive)
         self.cycle = check  # type: ignore[assignment] # As much of its shape as uvicorn looks at.
         peer = None if self.client is None else self.client[0]
         try:
@@ -161,14 +199,22 @@ class _Unawaited:
 class _Check:
     """A check that is under way. What has no underscore is what uvicorn looks at."""
 
-    __slots__ = ("_begun", "_face", "_headers", "_method", "_road", "disconnected", "keep_alive", "response_complete")
+    __slots__ = ("_begun", "_face", "_method", "_road", "_said", "disconnected", "keep_alive", "response_complete")
     message_event = _Unawaited()
 
-    def __init__(self, road: HotRoad, face: Face, method: str, keep_alive: bool) -> None:  # noqa: FBT001 # Names cost.
+    def __init__(
+        self,
+        road: HotRoad,
+        face: Face,
+        method: str,
+        said: bytes | list[tuple[bytes, bytes]],
+        *,
+        keep_alive: bool = True,
+    ) -> None:
         self._road = road
         self._face = face
         self._method = method
-        self._headers = road.headers
+        self._said = said
         if road.tracer is not None:
             self._begun = road.tracer.timer()
         self.keep_alive = keep_alive
@@ -214,10 +260,14 @@ class _Check:
         services = road.services
         response = check_response(answer, self._face, services.planbook.config.headers, method=self._method)
         if answer.reason is not None:
-            services.witness.refused(answer, self._face, response.status, self._headers, self._method)
+            services.witness.refused(answer, self._face, response.status, self._headers(), self._method)
         if road.tracer is not None:
-            road.tracer.checked(answer, self._face, response.status, self._headers, self._method, self._begun)
+            road.tracer.checked(answer, self._face, response.status, self._headers(), self._method, self._begun)
         return response
+
+    def _headers(self) -> _Fields:
+        """The header fields, which nobody has looked at one by one if the request was plain."""
+        return plain_requests.fields(self._said) if isinstance(self._said, bytes) else self._said
 
 
 class _Stamp:

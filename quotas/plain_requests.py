@@ -202,3 +202,9 @@ def _names(face: Face, places: Places, id_header: bytes | None) -> _Names:
         usual = b"\n" + text.encode()
         names[usual.lower()] = names[usual] = names.get(usual.lower(), _UNREAD)
     return names
+
+
+def fields(data: bytes) -> list[tuple[bytes, bytes]]:
+    """The header fields of a request that was found plain, as the parser would tell them, names in lower case."""
+    parted = (line.partition(b":") for line in data.split(b"\r\n")[1:-2])
+    return [(name.lower(), value.lstrip(b" ")) for name, _, value in parted]

@@ -133,8 +133,7 @@ def test_who_asks_often_is_at_hand_as_the_same_object(monkeypatch: pytest.Monkey
     for number in range(3):
         cache.keep(digest(number), Value(f"{number}"), 0)
     first, second = cache.get(digest(0)), cache.get(digest(1))
-    assert first is not None and first.stays, "there is room"
-    assert second is not None and second.stays, "the same"
+    assert [each is not None and each.stays for each in (first, second)] == [True, True], "there is room"
     assert cache.get(digest(0)) is first
     found = [cache.get(digest(2)) for _ in range(SAMPLE)]
     stays = [each is not None and each.stays for each in found]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from quotas import faces, requests
 from quotas.faces import ENVOY, NATIVE, NGINX, Face
 from quotas.places import ALWAYS, MAX_CREDENTIAL, Places
-from quotas.plain_requests import MAX_LINES, MAX_NAME, MAX_NAMES, MAX_REQUEST_LINE, Plain, PlainRequest
+from quotas.plain_requests import MAX_LINES, MAX_NAME, MAX_NAMES, MAX_REQUEST_LINE, Plain, PlainRequest, fields
 
 K = b"quotas_live_0123456789abcdefghijABCDEFGHIJ4gfFC3"
 KEY = b"X-API-Key: " + K
@@ -58,6 +58,7 @@ def long_way(data: bytes, places: Places, id_header: bytes | None) -> tuple[Face
         assert (parser.get_http_version(), parser.should_keep_alive(), parser.should_upgrade()) == ("1.1", True, False)
     promised = {name: value for name, value in parsed.headers if name in {b"content-length", b"transfer-encoding"}}
     assert promised in ({}, {b"content-length": b"0"})
+    assert fields(data) == parsed.headers
     assert not {name for name, _ in parsed.headers} & {b"expect", b"upgrade", b"http2-settings"}
     method = parser.get_method().decode()
     assert parsed.url.isascii()

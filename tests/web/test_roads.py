@@ -136,6 +136,25 @@ def test_a_check_of_a_known_key_asks_no_application_and_reads_the_same_on_both_r
     asyncio.run(work())
 
 
+def test_a_check_that_comes_in_two_parts_is_one_check(redis_url: str) -> None:
+    """Wherever it is cut, also where a part of it is a whole request itself, or what comes before it is none."""
+
+    async def work() -> None:
+        plans = PLANS.replace("10/hour, burst: 10", "1000/hour, burst: 1000")
+        async with timed(redis_url, plans, noon()) as worker, connection(worker) as asked:
+            key = await known(worker)
+            request = f"GET /check HTTP/1.1\r\n{key}\r\n\r\n".encode()
+            for at in range(1, len(request)):
+                asked.protocol.data_received(request[:at])
+                asked.protocol.data_received(request[at:])
+                assert (await asked.answer()).startswith(b"HTTP/1.1 200"), at
+            asked.protocol.data_received(b"PO")
+            asked.protocol.data_received(request)
+            assert (await asked.answer()).startswith(b"HTTP/1.1 400"), "POGET is no method"
+
+    asyncio.run(work())
+
+
 def test_the_heads_of_one_check_after_another_are_those_of_the_long_road(redis_url: str) -> None:
     """From the second on they are written straight from the reply."""
 
@@ -275,14 +294,16 @@ def test_a_fault_in_here_is_an_answer_and_a_log_line(
             key = await known(worker, "enforced")
             asked.send(key)
             assert (await asked.answer()).startswith(b"HTTP/1.1 200")
-            for place in (
-                "quotas.heads.Head.lines",
-                "quotas.metrics.Metrics.taken",
-                "quotas.requests.plain_credential",
+            for place, *more in (
+                ("quotas.heads.Head.lines",),
+                ("quotas.metrics.Metrics.taken_by",),
+                ("quotas.plain_requests.Plain.read",),
+                ("quotas.identities.Identities.known",),
+                ("quotas.requests.plain_credential", "Accept:"),  # This one is for the parser.
             ):
                 with monkeypatch.context() as patched:
                     patched.setattr(place, broken)
-                    asked.send(key)
+                    asked.send(key, *more)
                     assert (await asked.answer()).startswith(b"HTTP/1.1 500")
             asked.send(key)
             assert (await asked.answer()).startswith(b"HTTP/1.1 200")
@@ -290,7 +311,7 @@ def test_a_fault_in_here_is_an_answer_and_a_log_line(
 
     with caplog.at_level(logging.ERROR, "uvicorn.error"):
         asyncio.run(work())
-    assert [record.message for record in caplog.records] == ["Exception in a check"] * 3
+    assert [record.message for record in caplog.records] == ["Exception in a check"] * 5
 
 
 class TestEnd:

@@ -12,6 +12,10 @@ MAIN = "main"
 
 THOUSAND, TEN_THOUSAND, HUNDRED_THOUSAND, MILLION = 1_000, 10_000, 100_000, 1_000_000
 ZIPF_EXPONENT = 1.1
+CONNECTIONS = 128
+"""Connections that the load comes over, but where their number is varied."""
+
+FEWER, MORE = (32, 64), (256,)
 LIMITS = (1, 2, 4, 8)
 """How many limits the plans have over which their number is varied."""
 
@@ -55,6 +59,7 @@ class Case:
     draw: Draw = Draw.UNIFORM
     workers: int = 1
     hot_road: bool = True
+    connections: int = CONNECTIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +83,17 @@ BASELINES = Group(
         Case(name="Starlette + throttled-py", server=Server.THROTTLED),
         Case(name="Fastify + rate-limiter-flexible", server=Server.FASTIFY),
     ),
+)
+CONNECTED = tuple(
+    Group(
+        f"{connections} connections",
+        f"the same load over {connections} connections: takes that come together are cheaper for both",
+        (
+            Case(name="bare ASGI app", server=Server.BARE, connections=connections),
+            replace(OURS, connections=connections),
+        ),
+    )
+    for connections in (*FEWER, *MORE)
 )
 WORKERS = Group(
     "workers",
@@ -118,7 +134,7 @@ MILLIONS = Group(
 
 def groups(*, quick: bool, million: bool, node: bool) -> tuple[Group, ...]:
     """The groups of one run: `quick` has a tenth of the clients, `node` says that Fastify can run."""
-    chosen = (BASELINES, WORKERS, CREDENTIALS, NUMBER_OF_LIMITS, CLIENTS, *((MILLIONS,) if million else ()))
+    chosen = (BASELINES, *CONNECTED, WORKERS, CREDENTIALS, NUMBER_OF_LIMITS, CLIENTS, *((MILLIONS,) if million else ()))
     found = tuple(
         replace(group, cases=tuple(case for case in group.cases if node or case.server is not Server.FASTIFY))
         for group in chosen

@@ -28,6 +28,9 @@ from loadtests.bench.walks import Walk
 
 _CHECK, _NO_CHECK = "auth_request /-quotas-check;", "auth_request off;"
 _HTTP, _KEPT = "http {\n", "    keepalive_requests 1000000000;\n"
+_CONNECTIONS = 32
+"""Over which full load is measured."""
+
 _UPSTREAM = """
 daemon off;
 events {{}}
@@ -83,7 +86,8 @@ def measure(load: Load, say: Callable[[str], None]) -> Added:
         checked, free = stack.enter_context(gateways(folder, serving.port))
         say("nginx: full load")
         full = statistics.median(
-            load.generator.ask(checked, walk, load.seconds, number).rate for number in range(min(3, load.rounds))
+            load.generator.ask(checked, walk, load.seconds, number, _CONNECTIONS).rate
+            for number in range(min(3, load.rounds))
         )
         rounds = []
         for number in range(load.rounds):

@@ -19,7 +19,9 @@ import uvloop
 from loadtests.bench.walks import Walk
 from loadtests.processes import LoadTestError
 
-CONNECTIONS = 32
+_AT_ONCE = 32
+"""Connections over which each credential is asked with once."""
+
 _SCRIPT = Path(__file__).with_name("walk.lua")
 _PATIENCE_S = 30.0
 """How long wrk may take beyond its round."""
@@ -44,14 +46,14 @@ class Asked:
 
 
 class Generator(Protocol):
-    """Something that asks for so many seconds over `CONNECTIONS` connections, each again as soon as it has its answer.
+    """Something that asks for so many seconds over so many connections, each again as soon as it has its answer.
 
     It begins with the line `start` of the walk. Raises LoadTestError when anything but 200 was answered.
     """
 
     name: str
 
-    def ask(self, port: int, walk: Walk, seconds: int, start: int) -> Asked:
+    def ask(self, port: int, walk: Walk, seconds: int, start: int, connections: int) -> Asked:
         """Ask for so many seconds."""
 
 
@@ -60,9 +62,9 @@ class Wrk:
 
     name = "wrk"
 
-    def ask(self, port: int, walk: Walk, seconds: int, start: int) -> Asked:
+    def ask(self, port: int, walk: Walk, seconds: int, start: int, connections: int) -> Asked:
         """Ask for so many seconds."""
-        command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--timeout", "10s", "-s", str(_SCRIPT)]
+        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s", "-s", str(_SCRIPT)]
         command += [f"http://127.0.0.1:{port}/check", "--", str(walk.path), str(walk.width), str(start)]
         ran = subprocess.run(command, capture_output=True, text=True, timeout=seconds + _PATIENCE_S, check=False)
         told = next((line for line in ran.stdout.splitlines() if line.startswith("walked ")), None)
@@ -78,9 +80,9 @@ class Bundled:
 
     name = "bundled asyncio client"
 
-    def ask(self, port: int, walk: Walk, seconds: int, start: int) -> Asked:
+    def ask(self, port: int, walk: Walk, seconds: int, start: int, connections: int) -> Asked:
         """Ask for so many seconds."""
-        return _run(port, walk.requests(start), seconds)
+        return _run(port, walk.requests(start), seconds, connections)
 
 
 def find(name: str | None) -> Generator:
@@ -93,7 +95,7 @@ def find(name: str | None) -> Generator:
 
 def ask_each(port: int, walk: Walk) -> int:
     """Ask with every credential of a walk once, and say how many there were. Raises LoadTestError, as a round does."""
-    return _run(port, walk.once(), None).requests
+    return _run(port, walk.once(), None, _AT_ONCE).requests
 
 
 def _good(requests: int, wrong: str | None, duration_us: int) -> Asked:
@@ -102,17 +104,17 @@ def _good(requests: int, wrong: str | None, duration_us: int) -> Asked:
     return Asked(requests, duration_us)
 
 
-def _run(port: int, requests: Iterator[bytes], seconds: int | None) -> Asked:
+def _run(port: int, requests: Iterator[bytes], seconds: int | None, connections: int) -> Asked:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_ask(port, requests, seconds))
+        return runner.run(_ask(port, requests, seconds, connections))
 
 
-async def _ask(port: int, requests: Iterator[bytes], seconds: int | None) -> Asked:
+async def _ask(port: int, requests: Iterator[bytes], seconds: int | None, connections: int) -> Asked:
     """Ask for so many seconds, or until there are no requests left."""
     loop = asyncio.get_running_loop()
     begun = time.monotonic_ns()
     askers = [
-        (await loop.create_connection(lambda: _Asker(requests), "127.0.0.1", port))[1] for _ in range(CONNECTIONS)
+        (await loop.create_connection(lambda: _Asker(requests), "127.0.0.1", port))[1] for _ in range(connections)
     ]
     await asyncio.wait([asker.over for asker in askers], timeout=seconds)
     duration_us = (time.monotonic_ns() - begun) // 1000

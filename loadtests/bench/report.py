@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from loadtests.bench.cases import Group
+from loadtests.bench.cases import CONNECTIONS, Group
 from loadtests.bench.gateway import Added
 from loadtests.bench.results import Results, Row, budget
 from loadtests.bench.rounds import Load, Measured, ratio
@@ -39,7 +39,9 @@ def text(groups: Sequence[Group], results: Results, load: Load) -> Iterator[str]
 
 def about(load: Load) -> str:
     """How it was measured, in a line."""
-    return f"load: {load.generator.name}; medians of {load.rounds} rounds of {load.seconds} s, by turns; {_machine()}"
+    connections = f"{CONNECTIONS} connections unless a group says otherwise"
+    rounds = f"medians of {load.rounds} rounds of {load.seconds} s, by turns"
+    return f"load: {load.generator.name}, {connections}; {rounds}; {_machine()}"
 
 
 def others(results: Results) -> str:
@@ -157,6 +159,7 @@ def _measured(measured: Measured) -> dict[str, Any]:
             "draw": case.draw.value,
             "workers": case.workers,
             "hot_road": case.hot_road,
+            "connections": case.connections,
         },
         "server_bytes": measured.server_bytes,
         "store_bytes": measured.store_bytes,

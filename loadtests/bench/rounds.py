@@ -80,7 +80,7 @@ def measure(group: Group, load: Load, say: Callable[[str], None]) -> list[Measur
         for number in range(load.rounds):
             say(f"{group.name}: round {number + 1} of {load.rounds}")
             for case, serving, walk in running:
-                found[case.name].append(one(serving, walk, load, number))
+                found[case.name].append(one(serving, walk, load, number, case.connections))
         return [
             Measured(
                 case,
@@ -92,11 +92,15 @@ def measure(group: Group, load: Load, say: Callable[[str], None]) -> list[Measur
         ]
 
 
-def one(serving: Serving, walk: Walk, load: Load, number: int) -> Round:
-    """One round, which begins elsewhere in the walk each time, so that no round meets only the clients of another."""
+def one(serving: Serving, walk: Walk, load: Load, number: int, connections: int) -> Round:
+    """One round over so many connections.
+
+    It begins elsewhere in the walk each time, so that no round meets only the clients of another.
+    """
     pids, stores = accounts.tree(serving.pid), [] if serving.store_pid is None else [serving.store_pid]
     calls, server_us, store_us = _calls(serving.store_url), accounts.cpu_us(pids), accounts.cpu_us(stores)
-    asked = load.generator.ask(serving.port, walk, load.seconds, number * walk.length // load.rounds)
+    start = number * walk.length // load.rounds
+    asked = load.generator.ask(serving.port, walk, load.seconds, start, connections)
     made = {name: count - calls.get(name, 0) for name, count in _calls(serving.store_url).items()}
     return Round(
         asked.rate,

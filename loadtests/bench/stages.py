@@ -91,8 +91,9 @@ def measure(load: Load) -> Profile:
         serving, walk = stack.enter_context(servers.started(cases.OURS, folder / "service"))
         measured = Measured(cases.OURS)
         for number in range(load.rounds):
-            measured.rounds.append(rounds.one(serving, walk, load, number))
-        asking = threading.Thread(target=load.generator.ask, args=(serving.port, walk, SECONDS + _SPARE_S, 0))
+            measured.rounds.append(rounds.one(serving, walk, load, number, cases.CONNECTIONS))
+        what = (serving.port, walk, SECONDS + _SPARE_S, 0, cases.CONNECTIONS)
+        asking = threading.Thread(target=load.generator.ask, args=what)
         asking.start()
         try:
             stacks = _looks(spy, serving.pid, folder / "stacks")

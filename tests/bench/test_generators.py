@@ -101,7 +101,7 @@ def test_a_zipf_walk_has_the_first_most_often(tmp_path: Path) -> None:
 
 def test_a_generator_asks_as_the_walk_says(generator: Generator, walk: walks.Walk) -> None:
     with peer() as answering:
-        asked = generator.ask(answering.port, walk, 1, 0)
+        asked = generator.ask(answering.port, walk, 1, 0, 32)
     known = {walks.request(line) for line in LINES}
     assert set(answering.asked) == known
     assert 0 < asked.requests <= len(answering.asked)
@@ -110,7 +110,7 @@ def test_a_generator_asks_as_the_walk_says(generator: Generator, walk: walks.Wal
 
 def test_a_refusal_is_no_figure(generator: Generator, walk: walks.Walk) -> None:
     with peer(REFUSED) as answering, pytest.raises(LoadTestError, match="not every answer was 200"):
-        generator.ask(answering.port, walk, 1, 0)
+        generator.ask(answering.port, walk, 1, 0, 32)
 
 
 def test_each_credential_is_asked_for_once(walk: walks.Walk) -> None:

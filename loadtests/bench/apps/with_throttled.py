@@ -11,7 +11,9 @@ from throttled.asyncio import RateLimiterType, RedisStore, Throttled, per_hour
 LIMITER = Throttled(
     using=RateLimiterType.FIXED_WINDOW.value,
     quota=per_hour(int(os.environ["BENCH_PER_HOUR"])),
-    store=RedisStore(server=f"unix://{os.environ['BENCH_REDIS']}"),
+    store=RedisStore(
+        server=f"unix://{os.environ['BENCH_REDIS']}", options={"CONNECTION_POOL_KWARGS": {"max_connections": 1024}}
+    ),
 )
 
 

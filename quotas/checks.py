@@ -8,9 +8,9 @@ import logging
 import math
 from collections.abc import Callable, Collection
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
-from quotas import paths, plain_requests, requests
+from quotas import paths, requests
 from quotas.addresses import counted
 from quotas.answers import Answer, Reason, lacking, outcome_of
 from quotas.decisions import Decision, Outcome
@@ -19,13 +19,11 @@ from quotas.faces import DIRECT, NATIVE, Face
 from quotas.identities import Identities
 from quotas.keys import Environment
 from quotas.last_use import LastUse
-from quotas.limits import Limit, Mode
+from quotas.limits import Mode
 from quotas.metrics import Metrics
-from quotas.pipe import Call
-from quotas.places import Places
 from quotas.plain_requests import Plain, PlainRequest
 from quotas.planbook import Planbook, PlanInForce
-from quotas.plans import Config, HeaderStyle, Plan, Preflight, StoreErrorPolicy
+from quotas.plans import Config, Plan, Preflight, StoreErrorPolicy
 from quotas.refusal_memory import RefusalMemory
 from quotas.refusals import Refusals
 from quotas.registry import HOUR_US, Identity, Status
@@ -36,14 +34,13 @@ from quotas.scripts import (
     TAKEN,
     WINDOWS,
     Once,
-    PackedPlan,
-    PackedTakes,
     Take,
     decision_of,
     take,
     take_words,
 )
 from quotas.store import Store, deadline
+from quotas.takings import Asked, Asker, AsSent, Head, Heads, Lane, OfLane, Ready, Taking, new_asked, new_of_lane
 
 LOG_EVERY_S = 10.0
 """Least time between two log lines about a store that does not answer."""
@@ -61,102 +58,6 @@ _NO_DIGEST = bytes(32)
 
 _ROUNDS = 3
 """Times a check asks again because the client changed under it; each time needs an operator's change to win."""
-
-
-class Asker(Protocol):
-    """Who waits for the answer to a check, and is told it once."""
-
-    def answer(self, answer: Answer | Exception) -> None:
-        """The answer, or what went wrong in here."""
-
-    def allowed(self, head: bytes) -> None:
-        """That it is allowed and there is nothing else to it; `head` is from the `Head` of whoever asks."""
-
-
-class Head(Protocol):
-    """What is told of allowed checks that are about all limits of a plan."""
-
-    def begin(self, identity: Identity) -> bytes:
-        """Of whose check it was."""
-
-    def lines(self, reply: list[int]) -> bytes:
-        """Of the limits, after a reply of `lua/take.lua` that has taken."""
-
-
-Heads = Callable[[tuple[Limit, ...], HeaderStyle], Head | None]
-"""Where heads come from; None where an allowed answer has more to it."""
-
-
-class _Asked(NamedTuple):
-    """A take, and whom it is for: as `loaded`, under `digest`, and with the plan that is in force."""
-
-    digest: bytes
-    loaded: Identity
-    identity: Identity
-    plan: PackedPlan
-    take: Take
-    in_force: PlanInForce
-
-    def is_of_all(self, request: CheckRequest) -> bool:
-        """Whether every plain check of its client comes down to this take."""
-        return request.is_plain and not self.in_force.plan.asks_for_paths
-
-
-class _OfLane(NamedTuple):
-    """A take as far as it is known of a check that goes by a lane: all else follows when it is needed."""
-
-    digest: bytes
-    identity: Identity
-    in_force: PlanInForce
-    now_us: int
-
-
-class _Ready(NamedTuple):
-    """The take that every plain check of one credential comes down to, from `from_us` on and before `until_us`.
-
-    Plain is what the plan decides by the client alone: no cost is said, and no limit or cost is about a path. It was
-    made for the identity `loaded` under `config`; another of either has another take. It is counted for `identity`,
-    whose head begins with `begin`; without a `head` that is empty.
-    """
-
-    asked: _Asked
-    loaded: Identity
-    identity: Identity
-    packed: bytes
-    head: Head | None
-    begin: bytes
-    config: Config
-    from_us: int
-    until_us: int
-
-
-class _Lane:
-    """What the plain checks of all clients have in common who are on one plan, with keys of one environment.
-
-    `head` None is that their answers have to be told in full.
-    """
-
-    __slots__ = ("_takes", "head", "in_force")
-
-    def __init__(self, in_force: PlanInForce, head: Head | None) -> None:
-        self.in_force = in_force
-        self.head = head
-        self._takes: dict[tuple[int, int], PackedTakes] = {}
-
-    def packed(self, identity: Identity, now_us: int) -> bytes | None:
-        """The take of a check, now; None when it has to be asked of the plan, and given to `keep`."""
-        client_id, subject_id = identity.client.id, identity.subject_id
-        takes = self._takes.get((len(client_id), len(subject_id)))
-        if takes is None or not takes.from_us <= now_us < takes.until_us:
-            return None
-        return takes.packed(client_id, subject_id, identity.client.generation)
-
-    def keep(self, asked: Take, takes: PackedTakes) -> None:
-        """Have these for all takes with ids of the same lengths."""
-        self._takes[len(asked.client_id), len(asked.key_id)] = takes
-
-
-_AsSent = tuple[bytes | Collection[tuple[bytes, bytes]], Face, str, bytes, Places]
 
 
 class Checks:
@@ -197,8 +98,8 @@ class Checks:
         self._untold = 0
         self._tell_at = -math.inf
         self._going_on: set[asyncio.Task[None]] = set()
-        self._ready: dict[bytes, _Ready] = {}
-        self._lanes: dict[tuple[str, Environment], _Lane | None] = {}
+        self._ready: dict[bytes, Ready] = {}
+        self._lanes: dict[tuple[str, Environment], Lane | None] = {}
         self._lanes_of: Config | None = None
         self._reader: Plain | None = None
         self._plain_of: Config | None = None
@@ -287,8 +188,8 @@ class Checks:
         return True
 
     def _plain(
-        self, known: tuple[bytes, Identity], as_sent: "_AsSent", now_us: int, begun: float, asker: Asker
-    ) -> "_Taking | None":
+        self, known: tuple[bytes, Identity], as_sent: AsSent, now_us: int, begun: float, asker: Asker
+    ) -> Taking | None:
         """The take of a plain check, if it is ready, or follows from what all clients of a plan have in common."""
         digest, identity = known
         config = self._planbook.config
@@ -298,11 +199,11 @@ class Checks:
             if loaded is identity and made_under is config and from_us <= now_us < until_us:
                 if self._clock_decides:
                     packed = self._packed_at(asked, now_us)
-                return _Taking(self, as_sent, None, named, asked, packed, head, begin, begun, begun, asker)
+                return Taking(self, as_sent, None, named, asked, packed, head, begin, begun, begun, asker)
         lane = None if identity.stays else self._lane(identity, config, now_us)
         return None if lane is None else self._of_lane(lane, as_sent, known, now_us, begun, asker)
 
-    def _lane(self, identity: Identity, config: Config, now_us: int) -> _Lane | None:
+    def _lane(self, identity: Identity, config: Config, now_us: int) -> Lane | None:
         """The lane that a plain check of this identity goes by; None where there is more to it."""
         client, key = identity.client, identity.key
         if client.overrides or client.name in config.clients:
@@ -319,41 +220,41 @@ class Checks:
             lane = self._lanes[kind] = self._made_lane(identity, config, now_us)
             return lane
 
-    def _made_lane(self, identity: Identity, config: Config, now_us: int) -> _Lane | None:
+    def _made_lane(self, identity: Identity, config: Config, now_us: int) -> Lane | None:
         in_force = self._in_force(identity, now_us)
         if in_force is None or in_force.test_of is not None or in_force.plan.name != identity.client.plan:
             return None
-        if in_force.plan.asks_for_paths or in_force.plan.required_scopes:
+        if in_force.plan.asks_for_paths or in_force.plan.scopes_for(frozenset()):
             return None
-        return _Lane(in_force, self._heads and self._heads(in_force.packed.limits, config.headers))
+        return Lane(in_force, self._heads and self._heads(in_force.packed.limits, config.headers))
 
     def _of_lane(  # noqa: PLR0913, PLR0917 # What is known of a check by now.
         self,
-        lane: _Lane,
-        as_sent: "_AsSent",
+        lane: Lane,
+        as_sent: AsSent,
         known: tuple[bytes, Identity],
         now_us: int,
         begun: float,
         asker: Asker,
-    ) -> "_Taking":
+    ) -> Taking:
         """The take of a plain check whose client this worker knows, but does not have at hand."""
         identity = known[1]
         packed = None if self._clock_decides else lane.packed(identity, now_us)
-        asked: _Asked | _OfLane = _of_lane((known[0], identity, lane.in_force, now_us))
+        asked: Asked | OfLane = new_of_lane((known[0], identity, lane.in_force, now_us))
         if packed is None:
             asked = self._whole(asked)
             packed = self._packed_at(asked, now_us)
             if not self._clock_decides:
                 lane.keep(asked.take, asked.plan.takes(asked.take, now_us))
-        return _Taking(self, as_sent, None, identity, asked, packed, lane.head, b"", begun, begun, asker)
+        return Taking(self, as_sent, None, identity, asked, packed, lane.head, b"", begun, begun, asker)
 
-    def _whole(self, asked: "_Asked | _OfLane") -> _Asked:
+    def _whole(self, asked: Asked | OfLane) -> Asked:
         """A take with all that is to be known of it."""
-        if isinstance(asked, _Asked):
+        if isinstance(asked, Asked):
             return asked
         digest, identity, in_force, now_us = asked
         taken = self._take_of(_PLAIN, identity, in_force, now_us)
-        return _made((digest, identity, identity, in_force.packed, taken, in_force))
+        return new_asked((digest, identity, identity, in_force.packed, taken, in_force))
 
     def _take_then(  # noqa: PLR0913, PLR0917 # What is known of a check by now.
         self,
@@ -385,9 +286,9 @@ class Checks:
         else:
             packed = TAKE.packed(*take_words(asked.plan, asked.take, now_us))
         sent = self._timer()
-        self._send(_Taking(self, request, nobody, asked.identity, asked, packed, head, b"", begun, sent, asker))
+        self._send(Taking(self, request, nobody, asked.identity, asked, packed, head, b"", begun, sent, asker))
 
-    def _keep_ready(self, asked: _Asked, packed: bytes, head: Head | None, now_us: int) -> None:
+    def _keep_ready(self, asked: Asked, packed: bytes, head: Head | None, now_us: int) -> None:
         """Keep a take for the next check of this credential, which will be the same one."""
         # A key is noted once an hour, so nothing is kept over the hour.
         ends = (asked.in_force.until_us, asked.loaded.expires_at_us, now_us // HOUR_US * HOUR_US + HOUR_US)
@@ -397,16 +298,16 @@ class Checks:
         config = self._planbook.config
         begin = b"" if head is None else head.begin(asked.identity)
         made = (asked, asked.loaded, asked.identity, packed, head, begin, config, now_us, until_us)
-        self._ready[asked.digest] = _Ready(*made)
+        self._ready[asked.digest] = Ready(*made)
 
-    def _packed_at(self, asked: _Asked, now_us: int) -> bytes:
+    def _packed_at(self, asked: Asked, now_us: int) -> bytes:
         """A take of all limits, at this instant."""
         if self._clock_decides:  # Then a take says when it is.
             return TAKE.packed(*take_words(asked.plan, asked.take._replace(now_us=now_us), now_us))
         client_id, generation, key_id, *_ = asked.take
         return asked.plan.takes(asked.take, now_us).packed(client_id, key_id, generation)
 
-    def _send(self, taking: "_Taking") -> None:
+    def _send(self, taking: Taking) -> None:
         """Send a take, unless this worker knows that it is refused; one that cannot be sent is told why at once."""
         if self._memory.clients and taking.identity.client.id in self._memory.clients:
             answer = self._recalled(self._whole(taking.asked))
@@ -418,7 +319,7 @@ class Checks:
         except StoreUnavailableError as error:
             taking.tell(error)
 
-    def told(self, taking: "_Taking", reply: Any, asker: Asker) -> None:
+    def told(self, taking: Taking, reply: Any, asker: Asker) -> None:
         """Tell who asked what the reply to a take comes down to."""
         try:
             head = taking.head
@@ -441,7 +342,7 @@ class Checks:
             return
         self._go_on_alone(taking.request(), taking.nobody, taking.begun, asker)
 
-    def _told(self, taking: "_Taking", reply: Any) -> Answer | None:
+    def _told(self, taking: Taking, reply: Any) -> Answer | None:
         """What a reply to a take makes of the check; None when it must be asked again by who can wait."""
         asked = self._whole(taking.asked)
         if isinstance(reply, StoreUnavailableError):
@@ -621,7 +522,7 @@ class Checks:
 
     def _asked(
         self, request: CheckRequest, digest: bytes, loaded: Identity, now_us: int, *, sure: bool
-    ) -> _Asked | Answer | None:
+    ) -> Asked | Answer | None:
         """The take that a check comes down to, or the answer where there is none; raises RequestError.
 
         None is that it depends on an identity that may be out of date; one that was loaded for this check is `sure`.
@@ -642,16 +543,16 @@ class Checks:
         required = _required(request, in_force.plan, asked.skipped)
         if not required <= identity.scopes:
             return lacking(identity, required) if sure else None
-        return _made((digest, loaded, identity, in_force.packed, asked, in_force))
+        return new_asked((digest, loaded, identity, in_force.packed, asked, in_force))
 
-    def _decided(self, asked: _Asked, decision: Decision, asked_s: tuple[float, float]) -> Answer:
+    def _decided(self, asked: Asked, decision: Decision, asked_s: tuple[float, float]) -> Answer:
         if not decision.repeated:
             self._count(decision, asked)
         if decision.outcome is Outcome.WAIT:
             self._remember(asked, decision, asked_s)
         return Answer(Reason.of(decision), asked.identity, decision, asked_s=asked_s)
 
-    def _remember(self, asked: _Asked, decision: Decision, asked_s: tuple[float, float]) -> None:
+    def _remember(self, asked: Asked, decision: Decision, asked_s: tuple[float, float]) -> None:
         """Have the next check of this client know that this one was refused, if that will be the same."""
         if not self._planbook.is_sole(asked.loaded.client):
             return
@@ -661,7 +562,7 @@ class Checks:
         matches = asked.in_force.plan.matches
         self._memory.remember(asked.plan, matches, asked.take, decision, sent_us=sent_us, heard_us=heard_us)
 
-    def _recalled(self, asked: _Asked) -> Answer | None:
+    def _recalled(self, asked: Asked) -> Answer | None:
         """The answer to a check that this worker knows to be refused; it counts like any refusal."""
         decision = self._memory.recall(asked.plan, asked.take)
         if decision is None:
@@ -670,7 +571,7 @@ class Checks:
         self._count(decision, asked)
         return Answer(Reason.of(decision), asked.identity, decision)
 
-    def _count(self, decision: Decision, asked: _Asked) -> None:
+    def _count(self, decision: Decision, asked: Asked) -> None:
         """Count what an allowed check took, that one was refused, and what limits that do not refuse have seen."""
         client, cost = asked.identity.client, asked.take.cost
         if decision.allowed:
@@ -723,68 +624,8 @@ class Checks:
         return Once.of(dedupe.within_us, *asked, *limits)
 
 
-# The constructor of a named tuple is Python, and two of them are felt in a check.
+# The constructor of a named tuple is Python, and felt in a check.
 _take: Callable[[tuple[object, ...]], Take] = partial(tuple.__new__, Take)
-_made: Callable[[tuple[object, ...]], _Asked] = partial(tuple.__new__, _Asked)
-_of_lane: Callable[[tuple[object, ...]], _OfLane] = partial(tuple.__new__, _OfLane)
-
-
-class _Taking(Call):
-    """A take on its way, and what its reply has to find again. `head` None is to be answered in full.
-
-    `identity` is whom it is counted for, and `begin` what the head begins with for it; empty is not known yet. It may
-    be `sent` when the check has `begun`, where nothing had to be worked out before. A request that was not read in full
-    is there as it was sent: headers, or the bytes of a plain one, face, method, target, and where the configuration has
-    credentials.
-    """
-
-    __slots__ = ("_asked_for", "_asker", "_checks", "asked", "begin", "begun", "head", "identity", "nobody", "sent")
-
-    def __init__(  # noqa: PLR0913, PLR0917 # One is made for each check, where names and a constructor below cost.
-        self,
-        checks: Checks,
-        asked_for: CheckRequest | _AsSent,
-        nobody: Identity | None,
-        identity: Identity,
-        asked: _Asked | _OfLane,
-        packed: bytes,
-        head: Head | None,
-        begin: bytes,
-        begun: float,
-        sent: float,
-        asker: Asker,
-    ) -> None:
-        self.packed = packed
-        self.done = asker.answer
-        self.future = None
-        self.script = TAKE.source
-        self.expected = 1
-        self.found = None
-        self._checks = checks
-        self._asker = asker
-        self._asked_for = asked_for
-        self.nobody = nobody
-        self.identity = identity
-        self.asked = asked
-        self.head = head
-        self.begin = begin
-        self.begun = begun
-        self.sent = sent
-
-    def request(self) -> CheckRequest:
-        """What is asked."""
-        if isinstance(self._asked_for, CheckRequest):
-            return self._asked_for
-        headers, face, method, target, places = self._asked_for
-        if isinstance(headers, bytes):
-            headers = plain_requests.fields(headers)
-        return requests.read(headers, face, method=method, target=target, places=places)
-
-    def tell(self, reply: Any) -> None:
-        """Give whoever asked the answer, unless it has been told."""
-        if self.done is not None:
-            self.done = None
-            self._checks.told(self, reply, self._asker)
 
 
 def _required(request: CheckRequest, plan: Plan, skipped: frozenset[str]) -> frozenset[str]:

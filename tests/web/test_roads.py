@@ -14,6 +14,7 @@ from store.proxy import Proxy, proxy
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from quotas import caches
 from quotas.hot_road import HotRoad
 
 from .timed import Clock, Timed, noon, timed
@@ -35,6 +36,16 @@ plans:
       search: {quota: 5/day, match: {path: /search/*}}
     costs: [{path: /dear, cost: 4}]
 anonymous: {plan: plan}
+"""
+
+
+LANES = """
+plans:
+  enforced: {limits: {a: {rate: 1/hour, burst: 2}, b: {quota: 9/month}}}
+  scoped: {required_scopes: [read], limits: {a: {rate: 1/hour, burst: 2}}}
+  limit-scoped: {limits: {a: {rate: 1/hour, burst: 2, match: {path: /, required_scopes: [read]}}}}
+  pathly: {limits: {a: {quota: 2/day, match: {path: /}}}}
+  per-key: {limits: {a: {quota: 2/day, per: key}}}
 """
 
 
@@ -116,10 +127,13 @@ ASKED: list[tuple[str, str, list[str]]] = [
 ]
 
 
+@pytest.mark.parametrize("room", [caches.MAX_AT_HAND, 0], ids=["at hand", "packed"])
 @pytest.mark.parametrize(("method", "target", "lines"), ASKED, ids=range(len(ASKED)))
-def test_a_check_of_a_known_key_asks_no_application_and_reads_the_same_on_both_roads(
-    redis_url: str, method: str, target: str, lines: list[str]
+def test_a_check_of_a_known_key_asks_no_application_and_reads_the_same_on_both_roads(  # noqa: PLR0913, PLR0917 # Cases.
+    redis_url: str, monkeypatch: pytest.MonkeyPatch, method: str, target: str, lines: list[str], room: int
 ) -> None:
+    monkeypatch.setattr(caches, "MAX_AT_HAND", room)
+
     async def work() -> None:
         async with timed(redis_url, PLANS, noon()) as worker:
             key = await known(worker)
@@ -155,8 +169,12 @@ def test_a_check_that_comes_in_two_parts_is_one_check(redis_url: str) -> None:
     asyncio.run(work())
 
 
-def test_the_heads_of_one_check_after_another_are_those_of_the_long_road(redis_url: str) -> None:
+@pytest.mark.parametrize("room", [caches.MAX_AT_HAND, 0], ids=["at hand", "packed"])
+def test_the_heads_of_one_check_after_another_are_those_of_the_long_road(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
     """From the second on they are written straight from the reply."""
+    monkeypatch.setattr(caches, "MAX_AT_HAND", room)
 
     async def asked_of(worker: Timed, clock: Clock, client: str, protocol_class: Any, app: Any) -> list[bytes]:
         secret = await worker.key(client, "enforced")
@@ -210,6 +228,37 @@ def test_the_same_take_is_asked_again_as_long_as_it_is_the_same(redis_url: str, 
             assert await left(*search) == before - 4
             worker.use(PLANS.replace("1000/month", "2000/month").replace("5/day, match", "9/day, match"))
             assert await left(*search) == (2000 - 5 if plan == "plan" else 9 - 5)
+
+    asyncio.run(work())
+
+
+def test_what_is_packed_is_answered_as_what_is_at_hand(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One plain check after another, of everything in a plan or a key that can be told from others."""
+    monkeypatch.setattr(caches, "MAX_AT_HAND", 0)
+
+    async def work() -> None:
+        async with timed(redis_url, LANES, noon(), clock_decides=False) as worker, connection(worker) as asked:
+            for plan, at_last in (
+                ("enforced", b"HTTP/1.1 429"),
+                ("scoped", b"HTTP/1.1 403"),
+                ("limit-scoped", b"HTTP/1.1 403"),
+                ("pathly", b"HTTP/1.1 429"),
+                ("per-key", b"HTTP/1.1 429"),
+            ):
+                secret = await worker.key(plan, plan)
+                for _ in range(2):
+                    asked.send(f"X-API-Key: {secret}")
+                    first = await asked.answer()
+                    assert first.startswith(b"HTTP/1.1 403" if at_last.endswith(b"403") else b"HTTP/1.1 200"), plan
+                asked.send(f"X-API-Key: {secret}")
+                assert (await asked.answer()).startswith(at_last), plan
+            secret = await worker.key("revoked", "enforced")
+            asked.send(f"X-API-Key: {secret}")
+            assert (await asked.answer()).startswith(b"HTTP/1.1 200")
+            (found,) = await worker.clients.keys_of("revoked")
+            await worker.clients.revoke_key(found.id)
+            asked.send(f"X-API-Key: {secret}")
+            assert (await asked.answer()).startswith(b"HTTP/1.1 401")
 
     asyncio.run(work())
 

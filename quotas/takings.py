@@ -1,0 +1,189 @@
+"""The take that a check comes down to: whose it is, how it was worked out, and how its reply finds who asked.
+
+A check is told an answer in three ways. One of a client that asks often has its take `Ready`, with what its head begins
+with. One of another client goes by a `Lane`: all clients of a plan differ in their ids and generations only, so nothing
+but these is put into the take, and the rest is made when a reply has more to it than that it was taken. Any other is
+worked out from its request, as `Asked`.
+"""
+
+from collections.abc import Callable, Collection
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+from quotas import plain_requests, requests
+from quotas.answers import Answer
+from quotas.faces import Face
+from quotas.limits import Limit
+from quotas.pipe import Call
+from quotas.places import Places
+from quotas.planbook import PlanInForce
+from quotas.plans import Config, HeaderStyle
+from quotas.registry import Identity
+from quotas.requests import CheckRequest
+from quotas.scripts import TAKE, PackedPlan, PackedTakes, Take
+
+
+class Asker(Protocol):
+    """Who waits for the answer to a check, and is told it once."""
+
+    def answer(self, answer: Answer | Exception) -> None:
+        """The answer, or what went wrong in here."""
+
+    def allowed(self, head: bytes) -> None:
+        """That it is allowed and there is nothing else to it; `head` is from the `Head` of whoever asks."""
+
+
+class Head(Protocol):
+    """What is told of allowed checks that are about all limits of a plan."""
+
+    def begin(self, identity: Identity) -> bytes:
+        """Of whose check it was."""
+
+    def lines(self, reply: list[int]) -> bytes:
+        """Of the limits, after a reply of `lua/take.lua` that has taken."""
+
+
+Heads = Callable[[tuple[Limit, ...], HeaderStyle], Head | None]
+"""Where heads come from; None where an allowed answer has more to it."""
+
+
+class Asked(NamedTuple):
+    """A take, and whom it is for: as `loaded`, under `digest`, and with the plan that is in force."""
+
+    digest: bytes
+    loaded: Identity
+    identity: Identity
+    plan: PackedPlan
+    take: Take
+    in_force: PlanInForce
+
+    def is_of_all(self, request: CheckRequest) -> bool:
+        """Whether every plain check of its client comes down to this take."""
+        return request.is_plain and not self.in_force.plan.asks_for_paths
+
+
+class OfLane(NamedTuple):
+    """A take as far as it is known of a check that goes by a lane: all else follows when it is needed."""
+
+    digest: bytes
+    identity: Identity
+    in_force: PlanInForce
+    now_us: int
+
+
+class Ready(NamedTuple):
+    """The take that every plain check of one credential comes down to, from `from_us` on and before `until_us`.
+
+    Plain is what the plan decides by the client alone: no cost is said, and no limit or cost is about a path. It was
+    made for the identity `loaded` under `config`; another of either has another take. It is counted for `identity`,
+    whose head begins with `begin`; without a `head` that is empty.
+    """
+
+    asked: Asked
+    loaded: Identity
+    identity: Identity
+    packed: bytes
+    head: Head | None
+    begin: bytes
+    config: Config
+    from_us: int
+    until_us: int
+
+
+class Lane:
+    """What the plain checks of all clients have in common who are on one plan, with keys of one environment.
+
+    `head` None is that their answers have to be told in full.
+    """
+
+    __slots__ = ("_takes", "head", "in_force")
+
+    def __init__(self, in_force: PlanInForce, head: Head | None) -> None:
+        self.in_force = in_force
+        self.head = head
+        self._takes: dict[tuple[int, int], PackedTakes] = {}
+
+    def packed(self, identity: Identity, now_us: int) -> bytes | None:
+        """The take of a check, now; None when it has to be asked of the plan, and given to `keep`."""
+        client_id, subject_id = identity.client.id, identity.subject_id
+        takes = self._takes.get((len(client_id), len(subject_id)))
+        if takes is None or not takes.from_us <= now_us < takes.until_us:
+            return None
+        return takes.packed(client_id, subject_id, identity.client.generation)
+
+    def keep(self, asked: Take, takes: PackedTakes) -> None:
+        """Have these for all takes with ids of the same lengths."""
+        self._takes[len(asked.client_id), len(asked.key_id)] = takes
+
+
+AsSent = tuple[bytes | Collection[tuple[bytes, bytes]], Face, str, bytes, Places]
+
+
+# The constructor of a named tuple is Python, and felt in a check.
+new_asked: Callable[[tuple[object, ...]], Asked] = partial(tuple.__new__, Asked)
+new_of_lane: Callable[[tuple[object, ...]], OfLane] = partial(tuple.__new__, OfLane)
+
+
+class Decider(Protocol):
+    """Who knows what a reply comes down to: `checks.Checks`."""
+
+    def told(self, taking: "Taking", reply: Any, asker: Asker) -> None:
+        """Tell who asked."""
+
+
+class Taking(Call):
+    """A take on its way, and what its reply has to find again. `head` None is to be answered in full.
+
+    `identity` is whom it is counted for, and `begin` what the head begins with for it; empty is not known yet. It may
+    be `sent` when the check has `begun`, where nothing had to be worked out before. A request that was not read in full
+    is there as it was sent: headers, or the bytes of a plain one, face, method, target, and where the configuration has
+    credentials.
+    """
+
+    __slots__ = ("_asked_for", "_asker", "_checks", "asked", "begin", "begun", "head", "identity", "nobody", "sent")
+
+    def __init__(  # noqa: PLR0913, PLR0917 # One is made for each check, where names and a constructor below cost.
+        self,
+        checks: Decider,
+        asked_for: CheckRequest | AsSent,
+        nobody: Identity | None,
+        identity: Identity,
+        asked: Asked | OfLane,
+        packed: bytes,
+        head: Head | None,
+        begin: bytes,
+        begun: float,
+        sent: float,
+        asker: Asker,
+    ) -> None:
+        self.packed = packed
+        self.done = asker.answer
+        self.future = None
+        self.script = TAKE.source
+        self.expected = 1
+        self.found = None
+        self._checks = checks
+        self._asker = asker
+        self._asked_for = asked_for
+        self.nobody = nobody
+        self.identity = identity
+        self.asked = asked
+        self.head = head
+        self.begin = begin
+        self.begun = begun
+        self.sent = sent
+
+    def request(self) -> CheckRequest:
+        """What is asked."""
+        if isinstance(self._asked_for, CheckRequest):
+            return self._asked_for
+        headers, face, method, target, places = self._asked_for
+        if isinstance(headers, bytes):
+            headers = plain_requests.fields(headers)
+        return requests.read(headers, face, method=method, target=target, places=places)
+
+    def tell(self, reply: Any) -> None:
+        """Give whoever asked the answer, unless it has been told."""
+        if self.done is not None:
+            self.done = None
+            self._checks.told(self, reply, self._asker)

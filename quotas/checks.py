@@ -46,7 +46,7 @@ LOG_EVERY_S = 10.0
 """Least time between two log lines about a store that does not answer."""
 
 MAX_READY = 20_000
-"""Credentials whose next take a worker keeps packed, of those that ask often; with more it starts over. Each is about
+"""Credentials whose next take a worker keeps packed, of those that ask often; with more the first goes. Each is about
 1 kB."""
 
 log = logging.getLogger("quotas.checks")
@@ -200,8 +200,13 @@ class Checks:
                 if self._clock_decides:
                     packed = self._packed_at(asked, now_us)
                 return Taking(self, as_sent, None, named, asked, packed, head, begin, begun, begun, asker)
-        lane = None if identity.stays else self._lane(identity, config, now_us)
-        return None if lane is None else self._of_lane(lane, as_sent, known, now_us, begun, asker)
+        lane = self._lane(identity, config, now_us)
+        if lane is None:
+            return None
+        taking = self._of_lane(lane, as_sent, known, now_us, begun, asker)
+        if identity.stays:
+            self._keep_ready(self._whole(taking.asked), taking.packed, taking.head, now_us)
+        return taking
 
     def _lane(self, identity: Identity, config: Config, now_us: int) -> Lane | None:
         """The lane that a plain check of this identity goes by; None where there is more to it."""
@@ -294,7 +299,7 @@ class Checks:
         ends = (asked.in_force.until_us, asked.loaded.expires_at_us, now_us // HOUR_US * HOUR_US + HOUR_US)
         until_us = min(asked.plan.until_us(now_us), *(end for end in ends if end is not None))
         if len(self._ready) >= MAX_READY:
-            self._ready.clear()
+            del self._ready[next(iter(self._ready))]
         config = self._planbook.config
         begin = b"" if head is None else head.begin(asked.identity)
         made = (asked, asked.loaded, asked.identity, packed, head, begin, config, now_us, until_us)

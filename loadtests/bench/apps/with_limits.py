@@ -14,7 +14,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 # redis-py, as in every other of these apps; its clients for asyncio come second in the package's own choice.
-STORAGE = RedisStorage(f"async+redis+unix://{os.environ['BENCH_REDIS']}", implementation="redispy", max_connections=1024)
+STORAGE = RedisStorage(
+    f"async+redis+unix://{os.environ['BENCH_REDIS']}", implementation="redispy", max_connections=1024
+)
 LIMITER = FixedWindowRateLimiter(STORAGE)
 PER_HOUR = RateLimitItemPerHour(int(os.environ["BENCH_PER_HOUR"]))
 

@@ -222,7 +222,9 @@ class Checks:
         try:
             return self._lanes[kind]
         except KeyError:
-            lane = self._lanes[kind] = self._made_lane(identity, config, now_us)
+            lane = self._made_lane(identity, config, now_us)
+            if client.plan in config.plans:  # A token may claim any.
+                self._lanes[kind] = lane
             return lane
 
     def _made_lane(self, identity: Identity, config: Config, now_us: int) -> Lane | None:
@@ -242,7 +244,7 @@ class Checks:
         begun: float,
         asker: Asker,
     ) -> Taking:
-        """The take of a plain check whose client this worker knows, but does not have at hand."""
+        """The take of a plain check, from what it has in common with others; nothing is ready for its credential."""
         identity = known[1]
         packed = None if self._clock_decides else lane.packed(identity, now_us)
         asked: Asked | OfLane = new_of_lane((known[0], identity, lane.in_force, now_us))

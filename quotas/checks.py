@@ -28,17 +28,7 @@ from quotas.refusal_memory import RefusalMemory
 from quotas.refusals import Refusals
 from quotas.registry import HOUR_US, Identity, Status
 from quotas.requests import CheckRequest
-from quotas.scripts import (
-    STALE,
-    TAKE,
-    TAKEN,
-    WINDOWS,
-    Once,
-    Take,
-    decision_of,
-    take,
-    take_words,
-)
+from quotas.scripts import STALE, TAKE, TAKEN, WINDOWS, Once, Take, decision_of, take, take_words
 from quotas.store import Store, deadline
 from quotas.takings import Asked, Asker, AsSent, Head, Heads, Lane, OfLane, Ready, Taking, new_asked, new_of_lane
 
@@ -100,9 +90,8 @@ class Checks:
         self._going_on: set[asyncio.Task[None]] = set()
         self._ready: dict[bytes, Ready] = {}
         self._lanes: dict[tuple[str, Environment], Lane | None] = {}
-        self._lanes_of: Config | None = None
         self._reader: Plain | None = None
-        self._plain_of: Config | None = None
+        self._begun_under: Config | None = None
 
     async def check(
         self,
@@ -167,10 +156,15 @@ class Checks:
         Where requests have an id, most are not, so that none is looked at here.
         """
         config = self._planbook.config
-        if config is not self._plain_of:
-            self._plain_of = config
-            self._reader = Plain(config.places, None) if config.dedupe is None else None
+        if config is not self._begun_under:
+            self._begin_under(config)
         return None if self._reader is None else self._reader.read(data)
+
+    def _begin_under(self, config: Config) -> None:
+        """Have what plain checks have in common be that of this configuration."""
+        self._begun_under = config
+        self._reader = Plain(config.places, None) if config.dedupe is None else None
+        self._lanes.clear()
 
     def plain_then(self, request: PlainRequest, data: bytes, asker: Asker) -> bool:
         """`check_then` of a plain request; False is that there is more to its answer, and that nothing has happened."""
@@ -215,9 +209,8 @@ class Checks:
             return None
         if key is not None and key.used_hour < now_us // HOUR_US:
             return None
-        if self._lanes_of is not config:
-            self._lanes.clear()
-            self._lanes_of = config
+        if config is not self._begun_under:
+            self._begin_under(config)
         kind = (client.plan, _LIVE if key is None else key.environment)
         try:
             return self._lanes[kind]
@@ -335,7 +328,7 @@ class Checks:
                 ended = self._timer()
                 seconds, sent = ended - taking.begun, taking.sent
                 client = taking.identity.client  # What has a head costs one unit.
-                self._metrics.taken_by(client.id, client.name, client.plan, 1, seconds, ended - sent)
+                self._metrics.taken(client.id, client.name, client.plan, 1, seconds, ended - sent)
                 asker.allowed(lines)
                 return
             answer = self._told(taking, reply)

@@ -209,15 +209,12 @@ class Metrics:
             first = self._other(client.plan) if client.name else self._nobody(UNKNOWN, client.plan)
         self._cells[first + _UNITS] += cost
 
-    def taken(self, client: Client, cost: int, seconds: float, store_seconds: float) -> None:
-        """Count an allowed check, its units and its one script call: `check`, `units` and `store_seconds` at once."""
-        self.taken_by(client.id, client.name, client.plan, cost, seconds, store_seconds)
-
-    def taken_by(  # noqa: PLR0913, PLR0917 # Every check comes here: an object for them would cost more than the rest.
+    def taken(  # noqa: PLR0913, PLR0917 # Every check comes here: an object for them would cost more than the rest.
         self, client_id: str, name: str, plan: str, cost: int, seconds: float, store_seconds: float
     ) -> None:
-        """The same by the client's id, name and plan, in plain text; an empty name is nobody's, and its id as well.
+        """Count an allowed check, its units and its one script call: `check`, `units` and `store_seconds` at once.
 
+        The client is said by its id, name and plan, in plain text; an empty name is nobody's, and its id as well.
         `cost` is in units, and both times in seconds. It is `rows.find` and `_observe` written out: nothing is called
         that need not be. The script call is a part of the check: a bound that holds for both is looked for once.
         """

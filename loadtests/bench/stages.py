@@ -38,28 +38,12 @@ _COLLECTING = {"gc_collect_main"}
 STAGES = {
     "HTTP": ("uvicorn/", "httptools", "llhttp", "quotas/hot_road", "quotas/faces", "quotas/web"),
     "request and identity": (
-        *(
-            "quotas/requests",
-            "quotas/plain_requests",
-            "quotas/places",
-            "quotas/addresses",
-            "quotas/identities",
-            "quotas/keys",
-            "quotas/caches",
-        ),
-        *("quotas/registry", "quotas/news"),
+        *("quotas/requests", "quotas/plain_requests", "quotas/places", "quotas/addresses", "quotas/identities"),
+        *("quotas/keys", "quotas/caches", "quotas/registry", "quotas/news"),
     ),
     "check: plan, decision, answer": (
-        *(
-            "quotas/checks",
-            "quotas/takings",
-            "quotas/planbook",
-            "quotas/plans",
-            "quotas/decisions",
-            "quotas/answers",
-            "quotas/paths",
-        ),
-        *("quotas/app", "quotas/refusals", "quotas/refusal_memory"),
+        *("quotas/checks", "quotas/takings", "quotas/planbook", "quotas/plans", "quotas/decisions", "quotas/answers"),
+        *("quotas/paths", "quotas/app", "quotas/refusals", "quotas/refusal_memory"),
     ),
     "pipe to Redis: packing, sending, parsing": (
         *("quotas/pipe", "quotas/store", "quotas/scripts", "quotas/links", "quotas/commands", "quotas/servers"),

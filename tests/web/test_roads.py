@@ -345,7 +345,7 @@ def test_a_fault_in_here_is_an_answer_and_a_log_line(
             assert (await asked.answer()).startswith(b"HTTP/1.1 200")
             for place, *more in (
                 ("quotas.heads.Head.lines",),
-                ("quotas.metrics.Metrics.taken_by",),
+                ("quotas.metrics.Metrics.taken",),
                 ("quotas.plain_requests.Plain.read",),
                 ("quotas.identities.Identities.known",),
                 ("quotas.requests.plain_credential", "Accept:"),  # This one is for the parser.

@@ -19,12 +19,11 @@ at times of their own, spread that. A request that is sent late for it counts fr
 machine would have its own processor.
 """
 
-import json
 import math
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from loadtests.bench.generators import wrk
 from loadtests.bench.walks import Walk
 from loadtests.processes import LoadTestError
 
@@ -38,8 +37,6 @@ _LEAST = 0.5
 """What is left of a pause, at least, when answers are slow: the report says how far the rate is off."""
 
 _SCRIPT = Path(__file__).with_name("callers.lua")
-_PATIENCE_S = 30.0
-"""How long wrk may take beyond its round."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +61,8 @@ def ask(port: int, walk: Walk, start: int, *, rate: float, seconds: int) -> Call
 
 
 def _run(port: int, walk: Walk, start: int, pause_s: float, seconds: int) -> Called:
-    command = ["wrk", f"-t{_THREADS}", f"-c{CALLERS}", f"-d{seconds}s", "--timeout", "10s", "-s", str(_SCRIPT)]
-    command += [f"http://127.0.0.1:{port}/check", "--", str(walk.path), str(walk.width), str(start)]
-    command += [str(pause_s * 1000), str(_THREADS)]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=seconds + _PATIENCE_S, check=False)
-    told = next((line for line in ran.stdout.splitlines() if line.startswith("called ")), None)
-    if ran.returncode or told is None:
-        raise LoadTestError(f"wrk ended with status {ran.returncode}: {ran.stderr.strip() or ran.stdout.strip()}")
-    found = json.loads(told.removeprefix("called "))
+    options = [f"-t{_THREADS}", f"-c{CALLERS}", "-s", str(_SCRIPT)]
+    found = wrk(options, port, walk, seconds, start, str(pause_s * 1000), str(walk.length // _THREADS))
     if found["failed"] or not found["requests"]:
         raise LoadTestError(f"of {found['requests']} requests, {found['failed']} were not answered with 200, or late")
     return Called(found["p50_us"], found["p99_us"], found["requests"] / found["duration_us"] * 1e6)

@@ -9,7 +9,7 @@ import json
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
@@ -64,13 +64,7 @@ class Wrk:
 
     def ask(self, port: int, walk: Walk, seconds: int, start: int, connections: int) -> Asked:
         """Ask for so many seconds."""
-        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s", "-s", str(_SCRIPT)]
-        command += [f"http://127.0.0.1:{port}/check", "--", str(walk.path), str(walk.width), str(start)]
-        ran = subprocess.run(command, capture_output=True, text=True, timeout=seconds + _PATIENCE_S, check=False)
-        told = next((line for line in ran.stdout.splitlines() if line.startswith("walked ")), None)
-        if ran.returncode or told is None:
-            raise LoadTestError(f"wrk ended with status {ran.returncode}: {ran.stderr.strip() or ran.stdout.strip()}")
-        found = json.loads(told.removeprefix("walked "))
+        found = wrk(["-t1", f"-c{connections}", "-s", str(_SCRIPT)], port, walk, seconds, start)
         failed = found["failed"]
         return _good(found["requests"], f"{failed} were an error or late" if failed else None, found["duration_us"])
 
@@ -91,6 +85,21 @@ def find(name: str | None) -> Generator:
     if name == "wrk" and not installed:
         raise LoadTestError("wrk is not installed (apt-get install wrk); --generator bundled works without")
     return Wrk() if name == "wrk" or (name is None and installed) else Bundled()
+
+
+def wrk(options: Sequence[str], port: int, walk: Walk, seconds: int, start: int, *more: str) -> dict[str, int]:
+    """What a run of wrk prints at its end, see `walk.lua`; the options name its script, `more` is for that as well.
+
+    Raises LoadTestError.
+    """
+    command = ["wrk", *options, f"-d{seconds}s", "--timeout", "10s", f"http://127.0.0.1:{port}/check", "--"]
+    command += [str(walk.path), str(walk.width), str(start), *more]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=seconds + _PATIENCE_S, check=False)
+    told = next((line for line in ran.stdout.splitlines() if line.startswith("walked ")), None)
+    if ran.returncode or told is None:
+        raise LoadTestError(f"wrk ended with status {ran.returncode}: {ran.stderr.strip() or ran.stdout.strip()}")
+    found: dict[str, int] = json.loads(told.removeprefix("walked "))
+    return found
 
 
 def ask_each(port: int, walk: Walk) -> int:

@@ -4,8 +4,8 @@
 --            2 width  bytes of a line
 --            3 start  the line to begin with
 --
--- Prints     at the end, a line `walked {"requests": n, "duration_us": n, "failed": n}`, where every status above 399 and
---            every request without an answer has failed
+-- Prints     at the end, a line `walked {"requests": n, "duration_us": n, "failed": n, "p50_us": n, "p99_us": n}`, where
+--            every status above 399 and every request without an answer has failed
 
 local lines, width, at
 
@@ -26,8 +26,9 @@ function request()
   return 'GET /check HTTP/1.1\r\nHost: bench\r\n' .. line .. '\r\n\r\n'
 end
 
-function done(summary)
+function done(summary, latency)
   local errors = summary.errors
   local failed = errors.status + errors.connect + errors.read + errors.write + errors.timeout
-  io.write(string.format('walked {"requests": %d, "duration_us": %d, "failed": %d}\n', summary.requests, summary.duration, failed))
+  local counts = string.format('"requests": %d, "duration_us": %d, "failed": %d', summary.requests, summary.duration, failed)
+  io.write(string.format('walked {%s, "p50_us": %d, "p99_us": %d}\n', counts, latency:percentile(50), latency:percentile(99)))
 end

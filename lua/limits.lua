@@ -1,12 +1,14 @@
 -- limits: what a client's limits remember, and how they move. The common part of the scripts that touch it: it is
--- put before each of them, calls no command but TIME, SET and DEL of a state, and returns nothing.
+-- put before each of them, calls no command but TIME, and SET, DEL and PTTL of a state, and returns nothing.
 --
 -- State    <generation f64> <at_us f64> <until_us f64> <length u16> <layout> then per limit of the layout
 --            bucket: <level f64>            grains it held at at_us
 --            quota:  <end_us f64> <used f64>  units used in the window that ends at end_us
+--          and at its end, where it counts usage too (see usage.lua): <quarter f64> <units f64>
 --          until_us is when the last bucket is full and the last window in use has ended (plus MARGIN_US), under
 --          every plan that wrote the state; from then on it counts as absent, and absent is fresh. PX is the same
 --          in milliseconds, MARGIN_US more at a carried time: the server's clock is not the one that counts.
+--          With units at its end it lives longer than that, as long as a history does.
 --          The layout may go on with limits that the plan had before (the attic); they go on refilling and
 --          ending, and are dropped when there is nothing left to remember of them.
 --
@@ -29,13 +31,13 @@
 
 local BUCKET_RULE, QUOTA_RULE = 6, 8
 local ENFORCE, OVERAGE = 0, 2
-local HEAD = 26
+local HEAD, OPEN_BYTES = 26, 16
 local MARGIN_US = 3600000000
 local FOREVER_US = 3155760000000000 -- 100 years; with the epoch still below 2^53
 
 local ceil, floor, max, min = math.ceil, math.floor, math.max, math.min
 local pack, unpack = struct.pack, struct.unpack
-local rep, sub = string.rep, string.sub
+local byte, rep, sub = string.byte, string.rep, string.sub
 
 local now, extra_us
 
@@ -165,6 +167,20 @@ local function window(end_us, used, b0, b1, b2, b3)
   return last, used, begin
 end
 
+-- What a state counts of usage at its end, see usage.lua: a quarter of an hour and its units; nil when it counts none.
+local function open_quarter(data)
+  local layout_end = HEAD + unpack('<H', data, HEAD - 1)
+  local at, size = HEAD + 1, layout_end
+  while at <= layout_end do
+    local bucket = byte(data, at) == 0
+    at = at + (bucket and 25 or 1)
+    at, size = at + 1 + byte(data, at), size + (bucket and 8 or 16)
+  end
+  if #data - size == OPEN_BYTES then
+    return unpack('<dd', data, size + 1)
+  end
+end
+
 -- Brings every limit of a state up to now and weighs a cost. `moved` in the scope says that the state must be written
 -- even if nothing is taken: the clock has stepped back, or these are the first rules after others. Returns the scope, and whether every enforced limit has
 -- room; nil when the boundaries do not hold now.
@@ -219,6 +235,9 @@ local function weigh(key, data, layout, packed_rules, cost)
 
   local scope = {key = key, layout = layout, rules = rules, count = count, values = values, size = v - 1, waits = waits}
   scope.attic, scope.until_us, scope.moved = attic, until_us, changed or now < at
+  if data then
+    scope.quarter, scope.units = open_quarter(data)
+  end
   return scope, room
 end
 
@@ -232,9 +251,10 @@ local function quota_us(end_us, used)
   return used == 0 and 0 or max(0, end_us + MARGIN_US - now)
 end
 
--- Writes a scope's state for as long as there is something to remember, at least `live_us`; without, it goes.
-local function write(scope, generation, live_us)
-  local layout, values, size = scope.layout, scope.values, scope.size
+-- Writes a scope's state for as long as there is something to remember, at least `live_us`; without, it goes. Units
+-- at its end are kept for `keep_s` from now on; nil is for as long as they were kept anyway.
+local function write(scope, generation, live_us, keep_s)
+  local layout, values, size, open = scope.layout, scope.values, scope.size, ''
   live_us = max(live_us, scope.until_us - now)
   for _, limit in ipairs(scope.attic or {}) do
     if limit.bucket then
@@ -250,10 +270,15 @@ local function write(scope, generation, live_us)
       live_us = max(live_us, quota_us(limit.end_us, limit.used))
     end
   end
-  if live_us > 0 then
+  local live_ms = live_us > 0 and ceil((live_us + extra_us) / 1000) or 0
+  if scope.units then
+    open = pack('<dd', scope.quarter, scope.units)
+    live_ms = max(live_ms, keep_s and keep_s * 1000 or redis.call('PTTL', scope.key))
+  end
+  if live_ms > 0 then
     local head = pack('<dddH', generation, now, now + live_us, #layout)
     local body = pack('<' .. rep('d', size), _G.unpack(values, 1, size))
-    redis.call('SET', scope.key, head .. layout .. body, 'PX', string.format('%.0f', ceil((live_us + extra_us) / 1000)))
+    redis.call('SET', scope.key, head .. layout .. body .. open, 'PX', string.format('%.0f', live_ms))
   else
     redis.call('DEL', scope.key)
   end

@@ -4,7 +4,8 @@
 -- KEYS[2]  record   the client's registry record, a hash with the field `generation`, q1:{<client id>}:client
 -- KEYS[3]  receipt  remembers that this refund was made, q1:{<client id>}:refund:<digest of the idempotency key>
 -- KEYS[4]  state    optional: the same as KEYS[1] for the limits that count per key
--- last KEY used     with a history: the units of the day, q1:{<client id>}:used:<days since the epoch>
+-- last KEYS used    with a history, three: the units of the day, q1:{<client id>}:used:<days since the epoch>, of the day
+--                   before it and of the day after it
 -- ARGV[1]  units       integer, 1 or more: what a check took and is to be given back
 -- ARGV[2]  now_us      integer, microseconds: 0 asks the server's own clock; tests and replay carry a time, 00 is the epoch
 -- ARGV[3]  taken_us    integer, microseconds: when the units were taken; 0 is not known, and counts as now
@@ -38,7 +39,7 @@ local GIVEN, REPEATED, GONE, WINDOWS = 1, 0, -1, -2
 assert(#ARGV == 7 or #ARGV == 9, 'refund: wrong number of arguments')
 local states, history = (#ARGV - 5) / 2, ARGV[5]
 local counted = history ~= ''
-assert(#KEYS == 2 + states + (counted and 1 or 0), 'refund: wrong number of keys')
+assert(#KEYS == 2 + states + (counted and 3 or 0), 'refund: wrong number of keys')
 assert(not counted or #history == 16, 'refund: history is two numbers')
 local units = tonumber(ARGV[1])
 local taken_us = tonumber(ARGV[3])
@@ -94,6 +95,24 @@ local function give(scope, layout, reply, lines)
   return changed, live_us
 end
 
+-- The units of the quarters of a day: in its own hash, in those of the days next to it, and of the open quarter.
+local function day_units(day, before, after, open, units)
+  local sum = 0
+  for offset, key in pairs({[0] = day, [-DAY_QUARTERS] = before, [DAY_QUARTERS] = after}) do
+    local pairs_of = redis.call('HGETALL', key)
+    for at = 1, #pairs_of, 2 do
+      local quarter = tonumber(pairs_of[at]) + offset
+      if quarter >= 0 and quarter < DAY_QUARTERS then
+        sum = sum + tonumber(pairs_of[at + 1])
+      end
+    end
+  end
+  if open and open >= 0 and open < DAY_QUARTERS then
+    sum = sum + units
+  end
+  return sum
+end
+
 local generation = tonumber(redis.call('HGET', KEYS[2], 'generation') or '')
 if not generation then
   return {GONE}
@@ -108,9 +127,9 @@ if receipt then
 end
 
 local at_us = taken_us == 0 and now or min(taken_us, now)
-local quarter, keep_s
+local quarter, keep_s, first
 if counted then
-  quarter, keep_s = quarter_at(history, at_us)
+  quarter, keep_s, first = quarter_at(history, at_us)
   if not quarter then
     return {WINDOWS, now}
   end
@@ -131,12 +150,9 @@ for index, scope in ipairs(scopes) do
   end
 end
 if counted and now - at_us < keep_s * 1000000 then
-  local key = KEYS[#KEYS]
+  local key = KEYS[#KEYS - 2]
   if not back then
-    local day = 0
-    for _, used in ipairs(redis.call('HVALS', key)) do
-      day = day + tonumber(used)
-    end
+    local day = day_units(key, KEYS[#KEYS - 1], KEYS[#KEYS], scopes[1].quarter and scopes[1].quarter - first, scopes[1].units)
     back = min(units, max(0, day))
   end
   if back > 0 then

@@ -17,7 +17,7 @@ repeat
   local FORMAT = '<dddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddd'
   local HEAD, BUCKET_RULE, QUOTA_RULE, ENFORCE, OVERAGE = 26, 6, 8, 0, 2
   local MARGIN_US, FOREVER_US, MOST = 3600000000, 3155760000000000, 9007199254740991
-  local QUARTER_US, DAY_QUARTERS, SKEW = 900000000, 96, 4
+  local QUARTER_US, DAY_QUARTERS, SKEW, OPEN_BYTES = 900000000, 96, 4, 16
 
   local generation, cost, now, history, layout = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], ARGV[5]
   if not (generation and cost and now and cost >= 0 and cost % 1 == 0) then
@@ -55,11 +55,11 @@ repeat
     return {-1}
   end
 
-  local quarter, keep_s
+  local quarter, keep_s, first
   if history ~= '' then
-    local day_us
-    day_us, keep_s = unpack('<dd', history)
-    quarter = floor((now - day_us) / QUARTER_US)
+    first, keep_s = unpack('<dd', history)
+    first = first / QUARTER_US
+    quarter = floor(now / QUARTER_US) - first
     if quarter < -SKEW or quarter >= DAY_QUARTERS + SKEW then
       break
     end
@@ -122,6 +122,15 @@ repeat
     break
   end
 
+  -- The open quarter: what the state counts of usage is all that it has behind the values.
+  local open, units, body_end = nil, 0, HEAD + #layout + 8 * (v - 1)
+  if data and #data > body_end then
+    open, units = unpack('<dd', data, body_end + 1)
+    if not quarter or open - first < -DAY_QUARTERS or open - first >= 2 * DAY_QUARTERS then
+      break
+    end
+  end
+
   -- Settle: take from every limit, or from none, and report.
   local reply, size, charged, live_us = {room and 1 or 0, now, 0, 0, 0, 0, 0, 0, 0, 0, 0}, 2, false, until_us - now
   local taken = room and cost or 0
@@ -175,20 +184,40 @@ repeat
   for last = size + 1, 11 do
     reply[last] = nil
   end
+  if quarter and taken > 0 then
+    -- With the state, where that is written; what it counts of another quarter goes to the hash.
+    local field, moved = quarter, taken
+    if charged then
+      local now_open = first + quarter
+      if open == now_open then
+        moved, units = 0, units + taken
+        if units > MOST then
+          units = MOST
+        end
+      else
+        field, moved, units = (open or 0) - first, units, taken
+      end
+      values[v], values[v + 1] = now_open, units
+      v = v + 2
+    end
+    if moved > 0 then
+      local total = call('HINCRBY', KEYS[3], field, moved)
+      if total == moved then
+        call('EXPIRE', KEYS[3], keep_s, 'NX')
+      elseif total > MOST then
+        call('HSET', KEYS[3], field, '9007199254740991')
+      end
+    end
+  end
   if charged then
     -- It lives for more than nothing: something has just been taken. At a carried time it lives longer, see limits.lua.
-    local pack = struct.pack
+    local pack, live_ms = struct.pack, ceil((live_us + (own_clock and 0 or MARGIN_US)) / 1000)
+    if quarter and live_ms < keep_s * 1000 then
+      live_ms = keep_s * 1000
+    end
     local head = pack('<dddH', generation, now, now + live_us, #layout)
     local body = pack(sub(FORMAT, 1, v), _G.unpack(values, 1, v - 1))
-    call('SET', KEYS[1], head .. layout .. body, 'PX', ceil((live_us + (own_clock and 0 or MARGIN_US)) / 1000))
-  end
-  if quarter and taken > 0 then
-    local total = call('HINCRBY', KEYS[3], quarter, taken)
-    if total == taken then
-      call('EXPIRE', KEYS[3], keep_s, 'NX')
-    elseif total > MOST then
-      call('HSET', KEYS[3], quarter, '9007199254740991')
-    end
+    call('SET', KEYS[1], head .. layout .. body, 'PX', live_ms)
   end
   return reply
 until true

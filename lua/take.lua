@@ -22,6 +22,8 @@
 --            REPEATED is what was TAKEN by the same check less than within_us ago, now_us included; nothing is taken
 --          {STALE}            the caller's generation is not the client's: load the client anew, then ask again
 --          {WINDOWS, now_us}  the boundaries or the day given do not hold now_us: compute them around it, then ask again
+--          {OPEN, quarter}    the state's open quarter, since the epoch, is of a day too far from that of `used`: close it
+--                             (close.lua), then ask again
 --
 -- State    see limits.lua and usage.lua. What a check was answered is the numbers of its reply behind the first, f64 each, PX within_us.
 --
@@ -36,7 +38,7 @@
 -- Worked call: one bucket of 5/second, burst 10 (grains 200000, refill 1), fresh, cost 3, at 1,000,000 us:
 --   {1, 1000000, 7, 600000, 0}; the state holds level 1400000 and lives 600 ms.
 
-local TAKEN, REFUSED, REPEATED, STALE, WINDOWS = 1, 0, 2, -1, -2
+local TAKEN, REFUSED, REPEATED, STALE, WINDOWS, OPEN = 1, 0, 2, -1, -2, -3
 
 local states = math.floor((#ARGV - 4) / 2)
 local once = #ARGV % 2 == 1
@@ -108,18 +110,18 @@ if generation ~= 0 and (not data or unpack('<d', data) ~= generation) then
 end
 
 if once then
-  local first = redis.call('GET', once_key)
+  local answered = redis.call('GET', once_key)
   -- The clock that counts says whether it still holds: at a carried time the key lives longer than that.
-  if first and now - unpack('<d', first) < within_us then
-    local reply = {REPEATED, unpack('<' .. rep('d', #first / 8), first)}
+  if answered and now - unpack('<d', answered) < within_us then
+    local reply = {REPEATED, unpack('<' .. rep('d', #answered / 8), answered)}
     reply[#reply] = nil -- unpack ends with where it stopped.
     return reply
   end
 end
 
-local quarter, keep_s
+local quarter, keep_s, first
 if counted then
-  quarter, keep_s = quarter_at(history, now)
+  quarter, keep_s, first = quarter_at(history, now)
   if not quarter then
     return {WINDOWS, now}
   end
@@ -143,8 +145,14 @@ local reply = {room and TAKEN or REFUSED, now}
 for index = 1, #scopes do
   local scope = scopes[index]
   local charged, live_us = settle(scope, room and cost or 0, reply)
+  if charged and counted and index == 1 then
+    if not count_open(scope, KEYS[states + 2], quarter, first, cost, keep_s) then
+      return {OPEN, scope.quarter}
+    end
+    counted = false
+  end
   if charged or scope.moved then
-    write(scope, generation, live_us)
+    write(scope, generation, live_us, keep_s)
   end
 end
 if not room or cost == 0 then

@@ -28,7 +28,7 @@ from quotas.refusal_memory import RefusalMemory
 from quotas.refusals import Refusals
 from quotas.registry import HOUR_US, Identity, Status
 from quotas.requests import CheckRequest
-from quotas.scripts import STALE, TAKE, TAKEN, WINDOWS, Once, Take, decision_of, take, take_words
+from quotas.scripts import OPEN, STALE, TAKE, TAKEN, WINDOWS, Once, Take, decision_of, take, take_words
 from quotas.store import Store, deadline
 from quotas.takings import Asked, Asker, AsSent, Head, Heads, Lane, OfLane, Ready, Taking, new_asked, new_of_lane
 
@@ -352,7 +352,7 @@ class Checks:
         if reply[0] == STALE:
             self._identities.forget(asked.digest)
             return None
-        if reply[0] == WINDOWS:
+        if reply[0] in {WINDOWS, OPEN}:
             return None
         return self._decided(asked, decision_of(asked.plan, asked.take, reply), (taking.sent, ended))
 

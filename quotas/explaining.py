@@ -12,7 +12,7 @@ from quotas.identities import Identities
 from quotas.limits import Limit
 from quotas.planbook import Planbook, PlanInForce
 from quotas.registry import Identity, Key, Registry, Status
-from quotas.scripts import PackedLimits, decode_state, key_state_key, state_key
+from quotas.scripts import OpenQuarter, PackedLimits, decode_state, key_state_key, state_key
 from quotas.store import Store
 
 
@@ -61,6 +61,7 @@ class RawState:
     lives_ms: int | None
     generation: int
     memory: Memory
+    open_quarter: OpenQuarter | None
 
 
 class Explainer:
@@ -111,8 +112,7 @@ class Explainer:
         for name in names:
             data, lives_ms = await self._store.call("GET", name), await self._store.call("PTTL", name)
             if data is not None:
-                generation, memory = decode_state(data)
-                found.append(RawState(name, data, lives_ms if lives_ms >= 0 else None, generation, memory))
+                found.append(RawState(name, data, lives_ms if lives_ms >= 0 else None, *decode_state(data)))
         return found
 
     async def _key(self, identity: Identity) -> Key | None:
@@ -143,7 +143,7 @@ class Explainer:
         standings: dict[str, Standing] = {}
         for packed, key in states:
             data = await self._store.call("GET", key) if packed.limits else None
-            memory = None if data is None else decode_state(data)[1]
+            memory = None if data is None else decode_state(data).memory
             standings |= _weighed(packed, memory, skipped, cost, now_us)
         return standings, now_us
 

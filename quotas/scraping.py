@@ -124,7 +124,7 @@ def _ratios(in_force: PlanInForce, state: bytes | None, now_us: int) -> Iterable
 
     A limit that counts per key has no single value, and what test keys take on a plan of their own is nobody's usage.
     """
-    memory = None if state is None else decode_state(state)[1]
+    memory = None if state is None else decode_state(state).memory
     _, look = take(in_force.packed.per_client.limits, memory, now_us=now_us, cost=0)
     return ((standing.limit.name, used_ratio(standing.limit, standing.remaining)) for standing in look.standings)
 

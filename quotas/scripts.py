@@ -17,9 +17,9 @@ from quotas.decisions import Decision, Layout, Memory, Outcome, Standing, layout
 from quotas.errors import StoreUnavailableError
 from quotas.limits import Bucket, Limit, Mode, Per
 from quotas.store import Script, Store
-from quotas.tallies import DAY_US
+from quotas.tallies import DAY_QUARTERS, DAY_US
 
-TAKEN, REFUSED, REPEATED_TAKE, STALE, WINDOWS = 1, 0, 2, -1, -2
+TAKEN, REFUSED, REPEATED_TAKE, STALE, WINDOWS, OPEN = 1, 0, 2, -1, -2, -3
 GIVEN, REPEATED, GONE = 1, 0, -1
 _BUCKET, _QUOTA = 0, 1
 _MODES = {Mode.ENFORCE: 0, Mode.SHADOW: 1, Mode.OVERAGE: 2}
@@ -32,7 +32,7 @@ _DIGEST = 32
 RECEIPT_MS = 86_400_000
 """How long a refund is remembered by its idempotency key: a day."""
 
-_TRIES = 2
+_TRIES = 3
 _MAX_CACHED_RULES = 256
 """Sets of matching limits whose packed rules a plan keeps; a plan rarely has more than a few."""
 
@@ -51,6 +51,7 @@ LONG_TAKE = Script("take", _COMMON + _text("take"))
 
 TAKE = Script("take", _text("short") + LONG_TAKE.source)
 REFUND = Script("refund", _COMMON + _text("refund"))
+CLOSE = Script("close", _COMMON + _text("close"))
 AMEND = Script("amend", _text("amend"))
 ENROL = Script("enrol", _text("enrol"))
 SWAP = Script("swap", _text("swap"))
@@ -213,18 +214,28 @@ class Take(NamedTuple):  # A tuple: each check makes one, at a third of a datacl
 async def take(store: Store, plan: PackedPlan, asked: Take) -> Decision | None:
     """The decision of `lua/take.lua`; None when the client has changed and must be loaded anew.
 
-    One round trip, or two when this worker's clock is a whole window away from the server's.
-    Raises StoreUnavailableError.
+    One round trip, or two when this worker's clock is a whole window away from the server's, and two more when the
+    client has taken nothing for a day. Raises StoreUnavailableError.
     """
     now_us = asked.now_us
     for _ in range(_TRIES):
         reply = await store.run(TAKE, *take_words(plan, asked, now_us))
         if reply[0] == STALE:
             return None
-        if reply[0] != WINDOWS:
+        if reply[0] == OPEN:
+            await _close(store, asked, reply[1])
+        elif reply[0] == WINDOWS:
+            now_us = reply[1]
+        else:
             return decision_of(plan, asked, reply)
-        now_us = reply[1]
     raise _too_fast()
+
+
+async def _close(store: Store, asked: Take, quarter: int) -> None:
+    """Have the history take the units of a client's open quarter; whoever does it first has done it."""
+    day = quarter // DAY_QUARTERS
+    keys = (state_key(asked.client_id, test=asked.test), used_key(asked.client_id, day))
+    await store.run(CLOSE, keys, (_packed_history(day, asked.keep_s),))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -264,9 +275,11 @@ async def refund(store: Store, plan: PackedPlan, asked: Refund) -> Refunded | No
         keys += (key_state_key(asked.client_id, asked.key_id),)
     for _ in range(_TRIES):
         taken_us = 0 if asked.taken_us is None else max(1, asked.taken_us)
-        history, used = _history(asked, min(taken_us or now_us, now_us))
+        at_us = min(taken_us or now_us, now_us)
+        history, used = _history(asked, at_us)
+        beside = (used_key(asked.client_id, at_us // DAY_US + days) for days in (-1, 1)) if used else ()
         head = (asked.units, _clock(asked), taken_us, RECEIPT_MS, history)
-        reply = await store.run(REFUND, (*keys, *used), (*head, *plan.packed(now_us, asked.skipped)))
+        reply = await store.run(REFUND, (*keys, *used, *beside), (*head, *plan.packed(now_us, asked.skipped)))
         if reply[0] == GONE:
             return None
         if reply[0] != WINDOWS:
@@ -276,8 +289,23 @@ async def refund(store: Store, plan: PackedPlan, asked: Refund) -> Refunded | No
     raise _too_fast()
 
 
-def decode_state(data: bytes) -> tuple[int, Memory]:
-    """A state's bytes as (generation, memory): the layout in the header of `lua/limits.lua`."""
+class OpenQuarter(NamedTuple):
+    """The units that a state counts of one quarter of an hour since the epoch, see `lua/usage.lua`."""
+
+    quarter: int
+    units: int
+
+
+class State(NamedTuple):
+    """What the bytes of a state say. `generation` is a copy; without an open quarter it counts no usage."""
+
+    generation: int
+    memory: Memory
+    open_quarter: OpenQuarter | None
+
+
+def decode_state(data: bytes) -> State:
+    """A state's bytes: the layout in the header of `lua/limits.lua`."""
     generation, at_us, until_us, length = unpack_from("<dddH", data)
     position, values = HEAD, HEAD + length
     levels: dict[str, tuple[Bucket, int]] = {}
@@ -299,7 +327,11 @@ def decode_state(data: bytes) -> tuple[int, Memory]:
             counts[name] = (int(end_us), int(used))
             layout.append(layout_of(name, None))
         values += 8 if kind == _BUCKET else 16
-    return int(generation), Memory(int(at_us), int(until_us), tuple(layout), levels, counts)
+    open_quarter = None
+    if values < len(data):
+        quarter, units = unpack_from("<dd", data, values)
+        open_quarter = OpenQuarter(int(quarter), int(units))
+    return State(int(generation), Memory(int(at_us), int(until_us), tuple(layout), levels, counts), open_quarter)
 
 
 def take_words(plan: PackedPlan, asked: Take, now_us: int) -> tuple[tuple[str, ...], tuple[bytes | str | int, ...]]:

@@ -50,7 +50,6 @@ COMMANDS: tuple[tuple[Word, ...], ...] = (
     ("HSCAN", _HASH, 0, "COUNT", 1),
     ("HSET", _HASH, "f", 1),
     ("HSETNX", _HASH, "f", 1),
-    ("HVALS", _HASH),
     ("PING",),
     ("PTTL", _TEXT),
     ("SCRIPT", "LOAD", "return 1"),

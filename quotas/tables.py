@@ -10,6 +10,8 @@ from quotas import instants, scopes
 from quotas.answers import Reason
 from quotas.explaining import Explanation, LimitStory, RawState
 from quotas.limits import Bucket, Limit, Mode, Per
+from quotas.scripts import OpenQuarter
+from quotas.tallies import QUARTER_US
 
 _SECOND_US = 1_000_000
 _WIDTH = 1_000
@@ -122,6 +124,7 @@ def state_fields(state: RawState) -> dict[str, object]:
         "generation": state.generation,
         "at_us": memory.at_us,
         "until_us": memory.until_us,
+        "open_quarter": _open_quarter_fields(state.open_quarter),
         "limits": {name: (buckets | quotas)[name] for name, _ in memory.layout},
     }
 
@@ -141,7 +144,16 @@ def print_state(out: Console, state: RawState) -> None:
             end_us, used = memory.counts[name]
             rows.append((name, f"{used} used in the window that ends {instants.show(end_us)}"))
     print_table(out, ("limit", "as written"), rows)
+    if state.open_quarter is not None:
+        begins = instants.show(state.open_quarter.quarter * QUARTER_US)
+        out.print(f"units of usage counted in the quarter of an hour from {begins} on: {state.open_quarter.units}")
     out.print(state.data.hex())
+
+
+def _open_quarter_fields(open_quarter: OpenQuarter | None) -> dict[str, int] | None:
+    if open_quarter is None:
+        return None
+    return {"begin_us": open_quarter.quarter * QUARTER_US, "units": open_quarter.units}
 
 
 def _story_fields(story: LimitStory) -> dict[str, object]:

@@ -97,6 +97,7 @@ def spend(redis_url: str, plan_yaml: str, client_name: str, cost: int, *skipped:
     async def work(store: Store) -> None:
         client = await Registry(store).client(client_name)
         assert client is not None
+        config = plan_files.parse(plan_yaml, "test")
         asked = Take(
             client_id=client.id,
             generation=client.generation,
@@ -104,8 +105,9 @@ def spend(redis_url: str, plan_yaml: str, client_name: str, cost: int, *skipped:
             cost=cost,
             now_us=app.clock(),
             skipped=frozenset(skipped),
+            keep_s=config.keep_s,
         )
-        decision = await take(store, PackedPlan(plan_files.parse(plan_yaml, "test").plans[client.plan].limits), asked)
+        decision = await take(store, PackedPlan(config.plans[client.plan].limits), asked)
         assert decision is not None
         assert decision.allowed
 

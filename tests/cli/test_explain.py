@@ -488,6 +488,10 @@ class TestState:
         assert state["bytes"] in told
         assert "holds 39 of 40 grains" in told
         assert "1 used in the window" in told
+        assert state["open_quarter"]["units"] == 1
+        assert state["open_quarter"]["begin_us"] <= state["at_us"] < state["open_quarter"]["begin_us"] + 900_000_000
+        assert " on: 1\n" in told
+        assert states[f"key:{key}"]["open_quarter"] is None
 
     @pytest.mark.parametrize("words", [("GET", "/"), ("--cost", "1"), ("--address",)])
     def test_it_goes_with_a_name_alone(self, shop: Shop, words: tuple[str, ...]) -> None:

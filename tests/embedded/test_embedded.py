@@ -240,6 +240,21 @@ def test_the_store_keeps_what_a_service_needs_kept(data_dir: Path) -> None:
     }
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux shows the environment of a process")
+@pytest.mark.parametrize("own", [None, "glibc.malloc.tcache_count=9"])
+def test_its_allocator_keeps_what_many_commands_free_unless_the_user_has_other_wishes(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch, own: str | None
+) -> None:
+    if own is None:
+        monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    else:
+        monkeypatch.setenv("GLIBC_TUNABLES", own)
+    with embedded.hold(data_dir) as url, client(url) as store:
+        pid = store.info("server")["process_id"]
+        environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        assert f"GLIBC_TUNABLES={own or valkey.ALLOCATOR}".encode() in environment
+
+
 def test_data_survives_a_stop_and_a_start(data_dir: Path) -> None:
     with embedded.hold(data_dir) as url:
         write(url, "key", "value")

@@ -77,7 +77,7 @@ def test_the_script_is_the_model(server_url: str, sequence: list[Step]) -> None:
             )
             assert decision == expected
             data, _ = await taker.state()
-            assert (data and decode_state(data)[1]) == memory
+            assert (data and decode_state(data).memory) == memory
         kept = [first for first in firsts.values() if first is not None]
         assert len(await store.call("KEYS", "q1:{cl_test}:once:*")) == len(kept)
 

@@ -272,7 +272,7 @@ class TestState:
             assert await give(taker, 4) == first({"once": 4, "day": 4})
             data, _ = await taker.state()
             assert data is not None
-            _, memory = decode_state(data)
+            memory = decode_state(data).memory
             assert memory.levels["once"][1] == ONCE.rule.capacity if isinstance(ONCE.rule, Bucket) else False
             assert memory.counts["day"][1] == 0
 
@@ -287,7 +287,7 @@ class TestState:
             await give(taker, 1)
             data, _ = await taker.state()
             assert data is not None
-            assert decode_state(data)[0] == 7
+            assert decode_state(data).generation == 7
 
         with_store(redis_url, work)
 

@@ -147,7 +147,7 @@ def test_the_script_is_the_model(
                 decision = await taker.take(packed[step.plan], now_us=now_us, cost=step.cost, skipped=step.skipped)
                 assert decision == expected
             data, _ = await taker.state()
-            assert (data and decode_state(data)) == (memory and (generation, _as_written(memory)))
+            assert (data and decode_state(data)) == (memory and (generation, _as_written(memory), None))
 
     with_store(server_url, compare)
 
@@ -315,7 +315,7 @@ class TestGeneration:
             assert allowed == [True, True, False]
             data, _ = await taker.state()
             assert data is not None
-            assert decode_state(data)[0] == 0
+            assert decode_state(data).generation == 0
             assert await store.call("KEYS", record_key("ip_test")) == []
             # What a state says does not matter either.
             await store.call("SETRANGE", state_key("ip_test"), 0, pack("<d", 7))

@@ -12,10 +12,13 @@ from takes import Taker, with_store
 from quotas.decisions import take_once
 from quotas.limits import EXACT, Bucket, Limit, Mode, Per, Quota, Window
 from quotas.scripts import (
+    CLOSE,
+    OPEN,
     REFUND,
     TAKE,
     WINDOWS,
     Once,
+    OpenQuarter,
     PackedPlan,
     Refund,
     Refunded,
@@ -48,12 +51,27 @@ async def history(store: Store) -> dict[int, int]:
         words = await store.call("HGETALL", key)
         for quarter, units in zip(words[::2], words[1::2], strict=True):
             found[96 * day + int(quarter)] = found.get(96 * day + int(quarter), 0) + int(units)
+    open_quarter = await opened(store)
+    if open_quarter is not None:
+        found[open_quarter.quarter] = found.get(open_quarter.quarter, 0) + open_quarter.units
     return {quarter: units for quarter, units in found.items() if units}
 
 
-async def bytes_of(store: Store) -> dict[bytes, tuple[bytes, int]]:
+async def opened(store: Store) -> OpenQuarter | None:
+    state = await store.call("GET", state_key("cl_test"))
+    return None if state is None else decode_state(state).open_quarter
+
+
+async def bytes_of(store: Store) -> tuple[dict[bytes, tuple[bytes, int]], OpenQuarter | None]:
     keys = sorted(await store.call("KEYS", "q1:{cl_test}:used:*"))
-    return {key: (await store.call("DUMP", key), await store.call("PEXPIRETIME", key)) for key in keys}
+    hashes = {key: (await store.call("DUMP", key), await store.call("PEXPIRETIME", key)) for key in keys}
+    return hashes, await opened(store)
+
+
+async def close(store: Store, day: int = 20_522) -> int:
+    keys = (state_key("cl_test"), used_key("cl_test", day))
+    moved: int = await store.run(CLOSE, keys, (pack("<dd", day * DAY_US, KEEP_S),))
+    return moved
 
 
 async def give(  # noqa: PLR0913 # Each is a fact of its own.
@@ -135,7 +153,8 @@ def test_it_is_the_sum_of_what_was_allowed_and_the_quota_s_counter(server_url: s
             if not change:
                 assert await bytes_of(store) == kept
         data, _ = await taker.state()
-        assert units == (decode_state(data)[1].counts["year"][1] if data else 0) == sum((await history(store)).values())
+        counted = decode_state(data).memory.counts["year"][1] if data else 0
+        assert units == counted == sum((await history(store)).values())
 
     with_store(server_url, compare)
 
@@ -183,10 +202,13 @@ def test_the_hash_is_small_and_lives_as_long_as_asked_from_its_first_quarter_on(
     async def work(store: Store) -> None:
         taker = Taker(store)
         await taker.register()
-        for quarter in range(96):
-            await taker.take([YEAR], now_us=MIDNIGHT_US + quarter * QUARTER_US, cost=100, keep_s=KEEP_S + quarter)
         key = used_key("cl_test", 20_522)
         assert key == "q1:{cl_test}:used:20522"
+        for quarter in range(96):
+            assert await store.call("HLEN", key) == max(0, quarter - 1)
+            at_us, keep_s = MIDNIGHT_US + quarter * QUARTER_US, KEEP_S + max(0, quarter - 1)
+            await taker.take([YEAR], now_us=at_us, cost=100, keep_s=keep_s)
+        assert await close(store) == 1
         assert await store.call("HLEN", key) == 96
         assert await store.call("OBJECT", "ENCODING", key) == b"listpack"
         assert KEEP_S - 60 < await store.call("TTL", key) <= KEEP_S
@@ -225,7 +247,7 @@ def test_a_worker_farther_off_is_told_the_time(redis_url: str, skew_us: int) -> 
         assert await history(store) == {}
         assert await taker.state() == (None, -2)
         given = (1, f"{server_us}", 0, 1_000, words[3], *words[4:])
-        keys = (keys[0], keys[1], "q1:{cl_test}:refund:x", keys[2])
+        keys = (keys[0], keys[1], "q1:{cl_test}:refund:x", keys[2], "q1:{cl_test}:used:1", "q1:{cl_test}:used:2")
         assert await store.run(REFUND, keys, given) == [WINDOWS, server_us]
         assert await store.call("DBSIZE") == 1
 
@@ -281,6 +303,140 @@ def test_an_allowed_cost_that_no_limit_took_is_repeated_for_nothing(redis_url: s
     with_store(redis_url, work)
 
 
+class TestOpenQuarter:
+    """The units of one quarter, which the state has until a take of another comes."""
+
+    def test_takes_of_one_quarter_touch_the_state_alone(self, redis_url: str) -> None:
+        async def work(store: Store) -> None:
+            taker = Taker(store)
+            await taker.register()
+            for _ in range(3):
+                assert (await taker.take([FIVE], now_us=NOW_US, keep_s=KEEP_S)).allowed
+            kept = await taker.state()
+            assert not (await taker.take([FIVE], now_us=NOW_US, cost=3, keep_s=KEEP_S)).allowed
+            assert (await taker.take([FIVE], now_us=NOW_US, cost=0, keep_s=KEEP_S)).allowed
+            assert await taker.state() == kept
+            assert await opened(store) == (NOW_US // QUARTER_US, 3)
+            assert await bytes_of(store) == ({}, (NOW_US // QUARTER_US, 3))
+            assert KEEP_S - 60 < await store.call("TTL", state_key("cl_test")) <= KEEP_S
+
+        with_store(redis_url, work)
+
+    def test_its_units_are_the_last_sixteen_bytes(self, redis_url: str) -> None:
+        async def work(store: Store) -> None:
+            taker = Taker(store)
+            await taker.register()
+            await taker.take([YEAR], now_us=NOW_US, cost=7)
+            plain, _ = await taker.state()
+            await taker.take([YEAR], now_us=NOW_US, cost=5, keep_s=KEEP_S)
+            data, _ = await taker.state()
+            assert plain is not None
+            assert data is not None
+            assert data[-16:] == pack("<dd", NOW_US // QUARTER_US, 5)
+            assert len(data) == len(plain) + 16
+            assert decode_state(data).memory.counts["year"][1] == 12
+
+        with_store(redis_url, work)
+
+    def test_it_outlives_what_the_limits_remember(self, redis_url: str) -> None:
+        """A bucket that is full again counts as absent; its client's usage does not."""
+
+        async def work(store: Store) -> None:
+            taker = Taker(store)
+            await taker.register()
+            for after_us, left in ((0, 2), (60 * SECOND_US, 2), (61 * SECOND_US, 0)):
+                decision = await taker.take([FIVE], now_us=NOW_US + after_us, cost=3, keep_s=KEEP_S)
+                assert (decision.allowed, decision.standings[0].remaining) == (True, 2 if left else 0)
+                if not left:
+                    break
+            assert await opened(store) == (NOW_US // QUARTER_US, 9)
+
+        with_store(redis_url, work)
+
+    @pytest.mark.parametrize(("quarters", "hash_of"), [(-144, 0), (-1, 0), (1, 0), (47, 0), (48, 1), (143, 1)])
+    def test_the_next_quarter_moves_it_to_the_hash_at_hand(self, redis_url: str, quarters: int, hash_of: int) -> None:
+        """NOW_US is the 48th quarter of its day; `quarters` later is in that day or in one next to it."""
+
+        async def work(store: Store) -> None:
+            taker = Taker(store)
+            await taker.register()
+            quarter = NOW_US // QUARTER_US
+            for at, cost in ((quarter, 4), (quarter + quarters, 1)):
+                await taker.take([YEAR], now_us=at * QUARTER_US, cost=cost, keep_s=KEEP_S)
+            day = 20_522 + hash_of - (quarters < -48)
+            field = quarter - 96 * day
+            assert await store.call("HGETALL", used_key("cl_test", day)) == [b"%d" % field, b"4"]
+            assert await opened(store) == (quarter + quarters, 1)
+            assert await history(store) == {quarter: 4, quarter + quarters: 1}
+
+        with_store(redis_url, work)
+
+    @pytest.mark.parametrize("quarters", [-145, 144, 96 * 30])
+    def test_of_a_day_farther_off_it_is_closed_first(self, redis_url: str, quarters: int) -> None:
+        async def work(store: Store) -> None:
+            taker = Taker(store)
+            await taker.register()
+            quarter = NOW_US // QUARTER_US
+            await taker.take([YEAR], now_us=NOW_US, cost=4, keep_s=KEEP_S)
+            kept, later_us = await taker.state(), NOW_US + quarters * QUARTER_US
+            asked = Take(
+                client_id="cl_test",
+                generation=1,
+                key_id="k",
+                cost=2,
+                now_us=later_us,
+                own_clock=True,
+                keep_s=KEEP_S,
+            )
+            words = take_words(PackedPlan([YEAR]), asked, later_us)
+            assert await store.run(TAKE, *words) == [OPEN, quarter]
+            assert await taker.state() == kept
+            assert await take(store, PackedPlan([YEAR]), asked)
+            assert await store.call("HGETALL", used_key("cl_test", 20_522)) == [b"48", b"4"]
+            assert await history(store) == {quarter: 4, quarter + quarters: 2}
+
+        with_store(redis_url, work)
+
+    def test_it_is_closed_once_and_for_its_own_day_alone(self, redis_url: str) -> None:
+        async def work(store: Store) -> None:
+            taker = Taker(store)
+            await taker.register()
+            assert await close(store) == 0
+            await taker.take([FIVE], now_us=NOW_US, cost=4)
+            assert await close(store) == 0
+            await taker.take([FIVE], now_us=NOW_US, keep_s=KEEP_S)
+            kept = await taker.state()
+            for day in (20_521, 20_523):
+                assert await close(store, day) == 0
+                assert await taker.state() == kept
+            assert await close(store) == 1
+            data, expires = await taker.state()
+            assert (data, expires) == (kept[0] and kept[0][:-16], kept[1])
+            assert await store.call("HGETALL", used_key("cl_test", 20_522)) == [b"48", b"1"]
+            assert KEEP_S - 60 < await store.call("TTL", used_key("cl_test", 20_522)) <= KEEP_S
+            assert await close(store) == 0
+            assert await history(store) == {NOW_US // QUARTER_US: 1}
+
+        with_store(redis_url, work)
+
+    def test_it_stays_through_takes_without_a_history_another_plan_and_a_refund(self, redis_url: str) -> None:
+        async def work(store: Store) -> None:
+            taker = Taker(store)
+            await taker.register()
+            await taker.take([FIVE], now_us=NOW_US, cost=2, keep_s=KEEP_S)
+            for limits in ([FIVE], [YEAR], [FIVE, DAY], [YEAR]):
+                assert (await taker.take(limits, now_us=NOW_US, cost=1)).allowed
+                assert (await taker.take(limits, now_us=NOW_US - 1, cost=0)).allowed
+                assert await opened(store) == (NOW_US // QUARTER_US, 2)
+                assert KEEP_S - 60 < await store.call("TTL", state_key("cl_test")) <= KEEP_S
+            assert (await give(store, PackedPlan([YEAR]), 1)).units == {"year": 1}
+            assert await opened(store) == (NOW_US // QUARTER_US, 2)
+            assert KEEP_S - 60 < await store.call("TTL", state_key("cl_test")) <= KEEP_S
+            assert await history(store) == {NOW_US // QUARTER_US: 1}
+
+        with_store(redis_url, work)
+
+
 class TestRefunds:
     def test_units_go_back_where_they_were_taken(self, redis_url: str) -> None:
         """Of a window that has ended too: the year's counter has them, so the history of then gives them back."""
@@ -321,6 +477,7 @@ class TestRefunds:
             taker = Taker(store)
             await taker.register()
             await taker.take(PackedPlan([YEAR]), now_us=NOW_US, cost=9, keep_s=KEEP_S)
+            assert await close(store) == 1
             await store.call("DEL", state_key("cl_test"))
             for limit in limits:
                 others = frozenset(each.name for each in limits if each is not limit)
@@ -344,6 +501,24 @@ class TestRefunds:
             assert sum((await history(store)).values()) == 4
             await give(store, plan, 99, name="c")
             assert await history(store) == {NOW_US // QUARTER_US - 1: 5, NOW_US // QUARTER_US: -5}
+
+        with_store(redis_url, work)
+
+    @pytest.mark.parametrize("times", [2, 3])
+    def test_the_day_has_what_is_open_and_what_the_days_beside_it_hold(self, redis_url: str, times: int) -> None:
+        """Units of a day's last quarter are found in the state, and then in the hash of the day after it."""
+
+        async def work(store: Store) -> None:
+            taker = Taker(store)
+            await taker.register()
+            plan, last = PackedPlan([FIVE]), MIDNIGHT_US // QUARTER_US - 1
+            for at_us in (MIDNIGHT_US - DAY_US, MIDNIGHT_US - 1, MIDNIGHT_US)[:times]:
+                await taker.take(plan, now_us=at_us, cost=4, keep_s=KEEP_S)
+            await give(store, plan, 99, now_us=MIDNIGHT_US, taken_us=MIDNIGHT_US - 1)
+            assert (await history(store))[last] == 4 - 8
+            await give(store, plan, 99, now_us=MIDNIGHT_US, name="b")
+            assert (await history(store)).get(last + 1, 0) == 0
+            assert sum((await history(store)).values()) == 0
 
         with_store(redis_url, work)
 

@@ -192,7 +192,7 @@ class TestPermissions:
         assert verdict is PROBLEM
         assert f"{command.partition('|')[0]} (NOPERM)" in message
 
-    @pytest.mark.parametrize("command", ["set", "hincrby", "evalsha"])
+    @pytest.mark.parametrize("command", ["set", "get", "evalsha"])
     def test_the_take_needs_it(self, folder: Path, user: Any, command: str) -> None:
         user("+@all", f"-{command}", "~q1:*")
         finding = self.look(folder)["store take"]

@@ -2,13 +2,15 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 from takes import keys_left, with_store
 
 from quotas import usage
+from quotas.limits import Limit, Quota, Window
 from quotas.registry import Registry
-from quotas.scripts import refused_key, used_key
+from quotas.scripts import PackedPlan, Take, refused_key, take, used_key
 from quotas.store import Store
 from quotas.tallies import DAY_US, QUARTER_US, Tally
 from quotas.usage import Usage
@@ -49,7 +51,7 @@ def test_the_end_is_not_part_of_it(redis_url: str, begin: int, end: int, found: 
     with_store(redis_url, work)
 
 
-def test_who_used_nothing_costs_one_command_and_who_did_is_read_piece_by_piece(
+def test_who_used_nothing_costs_two_commands_and_who_did_is_read_piece_by_piece(
     redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(usage, "_AT_ONCE", 10)
@@ -58,7 +60,7 @@ def test_who_used_nothing_costs_one_command_and_who_did_is_read_piece_by_piece(
         async with Store(redis_url) as direct, proxy(redis_url, tmp_path) as passing, Store(passing.url) as store:
             year = (BEGIN_US, BEGIN_US + 400 * DAY_US)
             assert await Usage(store).between("cl", *year) == {}
-            assert len(passing.commands) == 1
+            assert len(passing.commands) == 2
             await direct.call("HSET", used_key("cl", DAY), "5", 1)
             await direct.call("HSET", refused_key("cl", DAY + 399), "5:never", 1)
             assert await Usage(store).between("cl", *year) == {
@@ -68,6 +70,60 @@ def test_who_used_nothing_costs_one_command_and_who_did_is_read_piece_by_piece(
             assert passing.count(b"HGETALL") == 2 * 402
 
     asyncio.run(work())
+
+
+QUOTA = PackedPlan([Limit("year", Quota(units=1_000, window=Window.YEAR))])
+
+
+async def take_at(store: Store, quarter: int, cost: int) -> None:
+    """A take in this quarter since the epoch."""
+    asked = Take("cl", 0, "", cost, quarter * QUARTER_US, own_clock=True, keep_s=DAY_US)
+    assert await take(store, QUOTA, asked)
+
+
+def test_the_open_quarter_is_part_of_it(redis_url: str) -> None:
+    async def work(store: Store) -> None:
+        await take_at(store, FIRST + 5, 2)
+        assert await Usage(store).between("cl", BEGIN_US, BEGIN_US + DAY_US) == {FIRST + 5: Tally(2)}
+        await store.call("HSET", used_key("cl", DAY), "5", -1, "4", 8)
+        await store.call("HSET", refused_key("cl", DAY), "5:never", 3)
+        assert await Usage(store).between("cl", BEGIN_US, BEGIN_US + DAY_US) == {
+            FIRST + 4: Tally(8),
+            FIRST + 5: Tally(1, never=3),
+        }
+        assert await Usage(store).between("cl", BEGIN_US, BEGIN_US + 5 * QUARTER_US) == {FIRST + 4: Tally(8)}
+        assert await Usage(store).between("cl", BEGIN_US + DAY_US, BEGIN_US + 9 * DAY_US) == {}
+
+    with_store(redis_url, work)
+
+
+@pytest.mark.parametrize("before", [{}, {FIRST + 1: Tally(1)}])
+@pytest.mark.parametrize("after", ["used", "refused", "state"])
+def test_a_quarter_that_ends_while_hashes_are_read_is_found_once(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch, after: str, before: dict[int, Tally]
+) -> None:
+    """A take of the next quarter comes right after the first look at one of the keys."""
+    call, moved = Store.call, False
+
+    async def work(store: Store) -> None:
+        for _ in before:
+            await store.call("HSET", used_key("cl", DAY), "1", 1)
+        await take_at(store, FIRST + 5, 2)
+
+        async def and_then(self: Store, *words: Any, **at: Any) -> Any:
+            nonlocal moved
+            reply = await call(self, *words, **at)
+            if not moved and words[0] in {"GET", "HGETALL"} and f"}}:{after}" in words[1]:
+                moved = True
+                await take_at(store, FIRST + 6, 16)
+            return reply
+
+        monkeypatch.setattr(Store, "call", and_then)
+        found = await Usage(store).between("cl", BEGIN_US, BEGIN_US + DAY_US)
+        assert moved or not before
+        assert found == before | {FIRST + 5: Tally(2)} | ({FIRST + 6: Tally(16)} if moved else {})
+
+    with_store(redis_url, work)
 
 
 def test_a_subject_that_comes_back_under_its_id_starts_fresh(redis_url: str) -> None:

@@ -15,8 +15,10 @@ from web.serving import Service, service
 
 from quotas import clusters
 from quotas.errors import StoreUnavailableError
-from quotas.scripts import record_key, state_key, used_key
+from quotas.scripts import record_key, state_key
 from quotas.store import Script, Store, deadline
+from quotas.tallies import DAY_US
+from quotas.usage import Usage
 
 from .valkeys import LOCAL, PATIENCE_S, Clustered, Valkey, alone, clustered, until
 
@@ -310,8 +312,7 @@ class TestMovedSlots:
                 assert len(passed) > 20
                 last = (await worker.check(secret)).headers["ratelimit"]
                 assert f'"monthly";r={100_000 - len(passed) - 1};' in last
-                used = await worker.store.call("HVALS", await used_key_of(worker, client.id))
-                assert sum(map(int, used)) == len(passed) + 1
+                assert await used_by(worker, client.id) == len(passed) + 1
 
         asyncio.run(work())
 
@@ -367,9 +368,11 @@ async def client_at(worker: Service, node: Valkey, cluster: Clustered) -> str:
     raise AssertionError("a third of them are there")
 
 
-async def used_key_of(worker: Service, client_id: str) -> str:
-    seconds, _ = await worker.store.call("TIME", at=state_key(client_id))
-    return used_key(client_id, int(seconds) // 86_400)
+async def used_by(worker: Service, client_id: str) -> int:
+    """The units that a client's history has of the last days."""
+    now_us = int((await worker.store.call("TIME", at=record_key(client_id)))[0]) * 1_000_000
+    quarters = await Usage(worker.store).between(client_id, now_us - DAY_US, now_us + DAY_US)
+    return sum(tally.units for tally in quarters.values())
 
 
 def move_to_and_fro(move: Callable[[Clustered, int, Valkey], None], cluster: Clustered, slot: int) -> None:

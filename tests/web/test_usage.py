@@ -8,6 +8,7 @@ import pytest
 
 from quotas.errors import StoreUnavailableError
 from quotas.keys import Environment
+from quotas.scripts import decode_state
 from quotas.store import Store
 from quotas.tallies import DAY_US
 
@@ -39,11 +40,22 @@ HEAD = "client,timezone,start,units,rate_limited,quota_exceeded,never\r\n"
 async def counted(store: Store) -> dict[str, dict[str, int]]:
     """What the histories of all clients hold together, by kind and day."""
     found: dict[str, dict[str, int]] = {}
+
+    def add(kind: str, quarter: int, outcome: str, number: int) -> None:
+        day, field = divmod(quarter, 96)
+        together = found.setdefault(f"{kind}:{day}", {})
+        together[f"{field}{outcome}"] = together.get(f"{field}{outcome}", 0) + number
+
     for key in sorted(await store.call("KEYS", "q1:*:used:*") + await store.call("KEYS", "q1:*:refused:*")):
+        kind, _, day = key.decode().partition("}:")[2].partition(":")
         words = [word.decode() for word in await store.call("HGETALL", key)]
-        together = found.setdefault(key.decode().partition("}:")[2], {})
         for field, number in zip(words[::2], map(int, words[1::2]), strict=True):
-            together[field] = together.get(field, 0) + number
+            quarter, colon, outcome = field.partition(":")
+            add(kind, 96 * int(day) + int(quarter), colon + outcome, number)
+    for key in await store.call("KEYS", "q1:*:state"):
+        open_quarter = decode_state(await store.call("GET", key)).open_quarter
+        if open_quarter is not None:
+            add("used", open_quarter.quarter, "", open_quarter.units)
     return found
 
 
@@ -70,6 +82,22 @@ class TestCounting:
                     f"used:{clock.now_us // DAY_US - 1}": {"49": 4},
                     f"used:{clock.now_us // DAY_US}": {"49": 6},
                 }
+
+        asyncio.run(work())
+
+    @pytest.mark.one_server
+    def test_who_comes_back_after_days_is_answered_and_counted_for_each(self, redis_url: str) -> None:
+        """The units of days ago stand in the state, and the take cannot reach the hash of then by itself."""
+        clock = noon()
+
+        async def work() -> None:
+            async with timed(redis_url, PLANS, clock) as worker:
+                secret = await worker.key(plan="shared")
+                began = clock.now_us // DAY_US
+                for days in (1, 2, 30, 0):
+                    await worker.spend(secret, 2)
+                    clock.go_on(86_400 * days)
+                assert await counted(worker.store) == {f"used:{began + days}": {"48": 2} for days in (0, 1, 3, 33)}
 
         asyncio.run(work())
 

@@ -6,14 +6,15 @@
 -- functions of the long road anew for each call, and to let tables grow, costs the server more than all that is computed.
 --
 -- Common is: one state, under the layout of the plan or absent; no check that may be a repetition; a clock that has not
--- stepped back; quotas whose second window given is the one of now and of the state.
+-- stepped back; quotas whose second window given is the one of now and of the state; and not a refusal by one limit where
+-- another has no room either but does not enforce.
 
 repeat
   if #ARGV ~= 6 then
     break
   end
   local call, unpack, find, sub = redis.call, struct.unpack, string.find, string.sub
-  local floor, ceil = math.floor, math.ceil
+  local floor, ceil, min = math.floor, math.ceil, math.min
   local FORMAT = '<dddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddd'
   local HEAD, BUCKET_RULE, QUOTA_RULE, ENFORCE, OVERAGE = 26, 6, 8, 0, 2
   local MARGIN_US, FOREVER_US, MOST = 3600000000, 3155760000000000, 9007199254740991
@@ -65,87 +66,42 @@ repeat
     end
   end
 
-  -- Weigh: `values` are the state's as of now, `waits` one for each limit.
+  -- Take from every limit as if there were room, and report; `values` are the state's then.
   local rules = {unpack(sub(FORMAT, 1, count + 1), ARGV[6])}
-  local values, waits, room, common = {0, 0, 0, 0, 0, 0, 0, 0}, {0, 0, 0, 0, 0, 0, 0, 0}, true, true
-  local r, v, limits, position = 1, 1, 0, HEAD + #layout + 1
+  local body, values = HEAD + #layout, nil
+  local kept = data and (#data - body) / 8 or 0
+  if known then
+    values = {unpack(sub(FORMAT, 1, kept + 1), data, body + 1)}
+  else
+    values = {0, 0, 0, 0, 0, 0, 0, 0}
+  end
+  local reply, size, charged, live_us = {1, now, 0, 0, 0, 0, 0, 0, 0, 0, 0}, 2, false, until_us - now
+  local r, v, room, common, lenient = 1, 1, true, true, false
   while r <= count do
-    local applies, mode, wait = rules[r + 1], rules[r + 2], 0
+    local applies, mode, left, reset, wait, lives = rules[r + 1] == 1, rules[r + 2], nil, nil, 0, 0
+    local taken = applies and cost or 0
     if rules[r] == 0 then
       local grains, refill, burst = rules[r + 3], rules[r + 4], rules[r + 5]
       local capacity = burst * grains
       local level = capacity
       if known then
-        level = unpack('<d', data, position)
-        position = position + 8
+        level = values[v]
         if level >= capacity or elapsed >= (capacity - level) / refill then
           level = capacity
         else
           level = level + elapsed * refill
         end
       end
-      local missing = cost * grains - level
-      if missing > 0 then
-        wait = (cost > burst or refill == 0) and -1 or ceil(missing / refill)
-      end
-      values[v] = level
-      r, v = r + BUCKET_RULE, v + 1
-    else
-      local units, end_us, used = rules[r + 3], rules[r + 6], 0
-      if now < rules[r + 5] or now >= end_us then
-        common = false
-        break
-      end
-      if known then
-        local ends, counted = unpack('<dd', data, position)
-        position = position + 16
-        if ends == end_us then
-          used = counted
-        elseif ends > now then
-          common = false
-          break
+      level = level - taken * grains
+      if level < 0 then
+        if mode == ENFORCE then
+          room = false
+        else
+          wait = (cost > burst or refill == 0) and -1 or ceil(-level / refill)
+          level, taken, lenient = level + taken * grains, 0, true
         end
       end
-      if cost > units then
-        wait = -1
-      elseif cost > 0 and used + cost > units then
-        wait = end_us - now
-      end
-      values[v], values[v + 1] = end_us, used
-      r, v = r + QUOTA_RULE, v + 2
-    end
-    limits = limits + 1
-    waits[limits] = wait
-    room = room and (wait == 0 or applies == 0 or mode ~= ENFORCE)
-  end
-  if not common then
-    break
-  end
-
-  -- The open quarter: what the state counts of usage is all that it has behind the values.
-  local open, units, body_end = nil, 0, HEAD + #layout + 8 * (v - 1)
-  if data and #data > body_end then
-    open, units = unpack('<dd', data, body_end + 1)
-    if not quarter or open - first < -DAY_QUARTERS or open - first >= 2 * DAY_QUARTERS then
-      break
-    end
-  end
-
-  -- Settle: take from every limit, or from none, and report.
-  local reply, size, charged, live_us = {room and 1 or 0, now, 0, 0, 0, 0, 0, 0, 0, 0, 0}, 2, false, until_us - now
-  local taken = room and cost or 0
-  r, v = 1, 1
-  for limit = 1, limits do
-    local applies, mode, wait, left, reset, lives = rules[r + 1] == 1, rules[r + 2], waits[limit], nil, nil, 0
-    local charge = applies and taken > 0 and (wait == 0 or mode == OVERAGE)
-    charged = charged or charge
-    if rules[r] == 0 then
-      local grains, refill, level = rules[r + 3], rules[r + 4], values[v]
-      local capacity = rules[r + 5] * grains
-      if charge then
-        level = level - taken * grains
-        values[v] = level
-      end
+      values[v] = level
       left, reset = floor(level / grains), 0
       if level < capacity then
         lives = ceil((capacity - level) / refill)
@@ -156,15 +112,35 @@ repeat
       end
       r, v = r + BUCKET_RULE, v + 1
     else
-      local end_us, used = values[v], values[v + 1]
-      if charge then
-        used = used + taken
-        if used > MOST then
-          used = MOST
-        end
-        values[v + 1] = used
+      local units, end_us, used = rules[r + 3], rules[r + 6], 0
+      if now < rules[r + 5] or now >= end_us then
+        common = false
+        break
       end
-      left, reset = rules[r + 3] - used, end_us - now
+      if known then
+        local ends = values[v]
+        if ends == end_us then
+          used = values[v + 1]
+        elseif ends > now then
+          common = false
+          break
+        end
+      end
+      used = used + taken
+      if used > units and taken > 0 then
+        if mode == ENFORCE then
+          room = false
+        else
+          wait, lenient = cost > units and -1 or end_us - now, true
+          if mode ~= OVERAGE then
+            used, taken = used - taken, 0
+          elseif used > MOST then
+            used = MOST
+          end
+        end
+      end
+      values[v], values[v + 1] = end_us, used
+      left, reset = units - used, end_us - now
       if left < 0 and mode ~= OVERAGE then
         left = 0
       end
@@ -177,25 +153,82 @@ repeat
       live_us = lives
     end
     if applies then
+      charged = charged or taken > 0
       reply[size + 1], reply[size + 2], reply[size + 3] = left, reset, wait
       size = size + 3
+    end
+  end
+  if not common or (lenient and not room) then
+    break
+  end
+
+  -- The open quarter: what the state counts of usage is all that it has behind the values.
+  local open, units = nil, 0
+  if kept >= v then
+    open, units = unpack('<dd', data, body + 8 * (v - 1) + 1)
+    if not quarter or open - first < -DAY_QUARTERS or open - first >= 2 * DAY_QUARTERS then
+      break
     end
   end
   for last = size + 1, 11 do
     reply[last] = nil
   end
-  if quarter and taken > 0 then
+
+  -- Without room nothing is taken: what is reported is what there is, and how long to wait.
+  if not room then
+    reply[1], size = 0, 2
+    r, v = 1, 1
+    while r <= count do
+      local applies, left, reset, wait = rules[r + 1] == 1, nil, nil, 0
+      if rules[r] == 0 then
+        local grains, refill, burst = rules[r + 3], rules[r + 4], rules[r + 5]
+        local level, capacity = values[v], burst * grains
+        if applies then
+          if level < 0 then
+            wait = (cost > burst or refill == 0) and -1 or ceil(-level / refill)
+          end
+          level = level + cost * grains
+        end
+        left, reset = floor(level / grains), 0
+        if level < capacity then
+          reset = refill == 0 and -1 or min(FOREVER_US, ceil((capacity - level) / refill))
+        end
+        r, v = r + BUCKET_RULE, v + 1
+      else
+        local units, end_us, used = rules[r + 3], values[v], values[v + 1]
+        reset = end_us - now
+        if applies then
+          if used > units then
+            wait = cost > units and -1 or reset
+          end
+          used = used - cost
+        end
+        left = units - used
+        if left < 0 and rules[r + 2] ~= OVERAGE then
+          left = 0
+        end
+        r, v = r + QUOTA_RULE, v + 2
+      end
+      if applies then
+        reply[size + 1], reply[size + 2], reply[size + 3] = left, reset, wait
+        size = size + 3
+      end
+    end
+    return reply
+  end
+
+  if quarter and cost > 0 then
     -- With the state, where that is written; what it counts of another quarter goes to the hash.
-    local field, moved = quarter, taken
+    local field, moved = quarter, cost
     if charged then
       local now_open = first + quarter
       if open == now_open then
-        moved, units = 0, units + taken
+        moved, units = 0, units + cost
         if units > MOST then
           units = MOST
         end
       else
-        field, moved, units = (open or 0) - first, units, taken
+        field, moved, units = (open or 0) - first, units, cost
       end
       values[v], values[v + 1] = now_open, units
       v = v + 2

@@ -19,7 +19,8 @@ NEVER = Limit("never", Bucket(count=0, period_us=1, burst=10))
 DAY = Limit("day", Quota(units=12, window=Window.DAY))
 MONTH = Limit("month", Quota(units=5, window=Window.MONTH, timezone="America/New_York"), Mode.OVERAGE)
 TRIED = Limit("tried", Bucket(count=1, period_us=HOUR_US, burst=1), Mode.SHADOW)
-ALL = (BUCKET, NEVER, DAY, MONTH, TRIED)
+STRICT = (BUCKET, NEVER, DAY)
+ALL = (*STRICT, MONTH, TRIED)
 ASKED = Take(client_id="cl_test", generation=1, key_id="key", cost=1, now_us=NOW_US, own_clock=True)
 
 
@@ -32,14 +33,21 @@ def test_what_is_common_is_answered_on_it(redis_url: str) -> None:
     async def work(store: Store) -> None:
         await store.call("HSET", record_key("cl_test"), "generation", 1)
         assert (await ask(store))[:2] == [1, NOW_US]
-        for after_us, cost, outcome in ((0, 1, 1), (0, 0, 1), (500_000, 99, 0), (HOUR_US, 8, 1), (2 * HOUR_US, 4, 0)):
+        for after_us, cost in ((0, 1), (0, 0), (HOUR_US, 8)):
             reply = await ask(store, ASKED._replace(now_us=NOW_US + after_us, cost=cost))
-            assert reply[:2] == [outcome, NOW_US + after_us]
+            assert reply[:2] == [1, NOW_US + after_us]
             assert len(reply) == 2 + 3 * len(ALL)
+        await store.call("HSET", record_key("cl_strict"), "generation", 1)
+        for after_us, cost, outcome in ((0, 1, 1), (500_000, 99, 0), (HOUR_US, 8, 1), (2 * HOUR_US, 4, 0)):
+            asked = ASKED._replace(client_id="cl_strict", now_us=NOW_US + after_us, cost=cost)
+            reply = await ask(store, asked, *STRICT)
+            assert reply[:2] == [outcome, NOW_US + after_us]
+            assert len(reply) == 2 + 3 * len(STRICT)
         # On the server's clock, with a history, of nobody's, with limits that are not about this, and after a month.
         await store.call("HSET", record_key("cl_other"), "generation", 1)
         assert (await ask(store, ASKED._replace(client_id="cl_other", own_clock=False), BUCKET))[0] == 1
-        assert (await ask(store, ASKED._replace(keep_s=60, now_us=NOW_US + 3 * HOUR_US)))[0] == 0
+        asked = ASKED._replace(client_id="cl_strict", keep_s=60, now_us=NOW_US + 3 * HOUR_US)
+        assert (await ask(store, asked, *STRICT))[0] == 1
         assert (await ask(store, ASKED._replace(client_id="ip_1", generation=0, keep_s=60)))[0] == 1
         skipped = await ask(store, ASKED._replace(now_us=NOW_US + 3 * HOUR_US, skipped=frozenset({"never", "day"})))
         assert len(skipped) == 2 + 3 * 3
@@ -55,6 +63,7 @@ def test_what_is_common_is_answered_on_it(redis_url: str) -> None:
         (ASKED._replace(now_us=NOW_US - 1), ALL),
         (ASKED._replace(generation=2), ALL),
         (ASKED._replace(once=Once("digest", 1_000_000)), ALL),
+        (ASKED._replace(cost=99), ALL),
         (ASKED, ALL[:-1]),
         (ASKED, (*ALL, DAY)),
         (ASKED, (replace(BUCKET, rule=Bucket(count=6, period_us=1_000_000, burst=10)), *ALL[1:])),
@@ -64,7 +73,8 @@ def test_what_is_common_is_answered_on_it(redis_url: str) -> None:
 def test_whatever_else_falls_through_and_has_written_nothing(
     redis_url: str, asked: Take, limits: tuple[Limit, ...]
 ) -> None:
-    """A clock that has stepped back, another generation, a check that may be a repetition, another plan, two states."""
+    """A clock that has stepped back, another generation, a check that may be a repetition, another plan, two states,
+    and no room in a limit that does not enforce beside one that does."""
 
     async def work(store: Store) -> None:
         await store.call("HSET", record_key("cl_test"), "generation", 1)

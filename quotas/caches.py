@@ -6,6 +6,8 @@ a worker for a quarter of a second to look at a million objects, again and again
 is room, whatever is found comes to be at hand; then every `SAMPLE`-th value that is found packed does, so that who asks
 often is there soon and who does not costs nothing, and the first that came there goes.
 
+Who can do with the bytes has them as they are (`look`): a plain check does, and to make the object costs a tenth of it.
+
 Packed values lie in `DRAWERS` tables, by the first byte of their digest, each in the order they came. A table that
 grows is written anew while the worker waits, and a small one is in less than a millisecond; for the same reason a
 cleared cache lets go of its tables bit by bit. Which value goes when there are too many, is "first in, first out, with
@@ -23,7 +25,7 @@ from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
 DRAWERS = 256
-SAMPLE = 32
+SAMPLE = 256
 SPARED = 32
 SWEPT = 2
 FREED = 8
@@ -32,8 +34,11 @@ FREED = 8
 MAX_AT_HAND = 20_000
 """Values that are not packed, of about 1 kB, and what is made of them."""
 
-ENTRY_BYTES = 208
-"""What an entry takes beside its packed bytes: its digest (80), its place in a table (37 to 64) and a `bytearray`."""
+ENTRY_BYTES = 190
+"""What an entry takes beside its packed bytes: its digest (80), its place in a table (37 to 64), and the object."""
+
+_MARKED, _UNMARKED = b"\1", b"\0"
+"""How packed bytes end. To set a mark makes them anew, which is seldom; to find them is to look at one object."""
 
 
 class Remembered(Protocol):
@@ -50,23 +55,23 @@ class Cache(Generic[V]):
     """What is remembered, by digests of one length.
 
     `pack` gives its bytes, and `unpack` the value of them, followed by one that means nothing. `stays` says that this
-    very object will be found again, so that what is made of it can be kept with it.
+    very object will be found again, so that what is made of it can be kept with it. No value is `bytes` itself.
     """
 
     def __init__(
-        self, max_entries: int, max_bytes: int, pack: Callable[[V], bytes], unpack: Callable[[bytearray, bool], V]
+        self, max_entries: int, max_bytes: int, pack: Callable[[V], bytes], unpack: Callable[[bytes, bool], V]
     ) -> None:
         self._max_entries = max_entries
         self._max_bytes = max_bytes
         self._pack = pack
         self._unpack = unpack
         self._at_hand: OrderedDict[bytes, V] = OrderedDict()
-        self._leaving: list[dict[bytes, bytearray]] = []
+        self._leaving: list[dict[bytes, bytes]] = []
         self._found = 0
         self._begin()
 
     def _begin(self) -> None:
-        self._drawers: list[dict[bytes, bytearray]] = [{} for _ in range(DRAWERS)]
+        self._drawers: list[dict[bytes, bytes]] = [{} for _ in range(DRAWERS)]
         self._hand = 0
         self._entries = 0
         self._bytes = 0
@@ -76,17 +81,24 @@ class Cache(Generic[V]):
 
     def get(self, digest: bytes) -> V | None:
         """What is remembered under this digest, or None."""
+        found = self.look(digest)
+        return self._unpack(found, False) if isinstance(found, bytes) else found  # noqa: FBT003 # As below.
+
+    def look(self, digest: bytes) -> V | bytes | None:
+        """The same as an object where it is at hand, else as packed bytes, followed by one that means nothing."""
         value = self._at_hand.get(digest)
         if value is not None:
             return value
-        packed = self._drawers[digest[0]].get(digest)
+        drawer = self._drawers[digest[0]]
+        packed = drawer.get(digest)
         if packed is None:
             return None
-        packed[-1] = 1
+        if not packed[-1]:
+            packed = drawer[digest] = packed[:-1] + _MARKED
         self._found += 1
         if self._found % SAMPLE and len(self._at_hand) >= MAX_AT_HAND:
-            return self._unpack(packed, False)  # noqa: FBT003 # A keyword would be felt in each check.
-        value = self._at_hand[digest] = self._unpack(packed, True)  # noqa: FBT003 # The same.
+            return packed
+        value = self._at_hand[digest] = self._unpack(packed, True)  # noqa: FBT003 # A keyword would be felt in a check.
         if len(self._at_hand) > MAX_AT_HAND:
             self._at_hand.popitem(last=False)
         return value
@@ -95,7 +107,7 @@ class Cache(Generic[V]):
         """Remember a value in place of any other of this digest."""
         self.forget(digest)
         drawer = self._drawers[digest[0]]
-        packed = bytearray(self._pack(value) + b"\0")
+        packed = self._pack(value) + _UNMARKED
         size = ENTRY_BYTES + len(packed)
         if self._has_room(size):
             self._sweep(drawer, now_us)
@@ -114,7 +126,7 @@ class Cache(Generic[V]):
         old = drawer.get(digest)
         if old is None:
             return
-        packed = drawer[digest] = bytearray(self._pack(change(self._unpack(old, False))) + old[-1:])  # noqa: FBT003 # As above.
+        packed = drawer[digest] = self._pack(change(self._unpack(old, False))) + old[-1:]  # noqa: FBT003 # As above.
         self._bytes += len(packed) - len(old)
         self._at_hand.pop(digest, None)
 
@@ -135,7 +147,7 @@ class Cache(Generic[V]):
     def _has_room(self, size: int) -> bool:
         return self._entries < self._max_entries and self._bytes + size <= self._max_bytes
 
-    def _let_one_go(self, drawer: dict[bytes, bytearray]) -> None:
+    def _let_one_go(self, drawer: dict[bytes, bytes]) -> None:
         """Forget the first without a mark: in the drawer that one comes to, or in another where that is empty.
 
         In the same, or chance would fill some drawers and empty others.
@@ -148,12 +160,11 @@ class Cache(Generic[V]):
             packed = drawer[digest]
             if not packed[-1] and digest not in self._at_hand:
                 break
-            packed[-1] = 0
             del drawer[digest]
-            drawer[digest] = packed
+            drawer[digest] = packed[:-1] + _UNMARKED
         self.forget(next(iter(drawer)))
 
-    def _sweep(self, drawer: dict[bytes, bytearray], now_us: int) -> None:
+    def _sweep(self, drawer: dict[bytes, bytes], now_us: int) -> None:
         """Look at the first of a drawer: they go away when they have expired, else to its end."""
         for _ in range(min(SWEPT, len(drawer))):
             digest = next(iter(drawer))

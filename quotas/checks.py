@@ -6,6 +6,7 @@ Every road ends in an `Answer`: a refusal is a value, and so is an outage.
 import asyncio
 import logging
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
@@ -16,18 +17,19 @@ from quotas.answers import Answer, Reason, lacking, outcome_of
 from quotas.decisions import Decision, Outcome
 from quotas.errors import CredentialError, RequestError, StoreUnavailableError
 from quotas.faces import DIRECT, NATIVE, Face
-from quotas.identities import Identities
-from quotas.keys import Environment
+from quotas.identities import Identities, Known, identity_of
 from quotas.last_use import LastUse
 from quotas.limits import Mode
 from quotas.metrics import Metrics
+from quotas.packed_identities import pack, short_of
 from quotas.plain_requests import Plain, PlainRequest
 from quotas.planbook import Planbook, PlanInForce
 from quotas.plans import Config, Plan, Preflight, StoreErrorPolicy
 from quotas.refusal_memory import RefusalMemory
 from quotas.refusals import Refusals
-from quotas.registry import HOUR_US, Identity, Status
+from quotas.registry import HOUR_US, Client, Identity, Status
 from quotas.requests import CheckRequest
+from quotas.rows import Key
 from quotas.scripts import OPEN, STALE, TAKE, TAKEN, WINDOWS, Once, Take, decision_of, take, take_words
 from quotas.store import Store, deadline
 from quotas.takings import Asked, Asker, AsSent, Head, Heads, Lane, OfLane, Ready, Taking, new_asked, new_of_lane
@@ -41,7 +43,6 @@ MAX_READY = 20_000
 
 log = logging.getLogger("quotas.checks")
 
-_LIVE = Environment.LIVE
 _PLAIN = CheckRequest(b"")
 _NO_DIGEST = bytes(32)
 """In the place of a credential's digest where there is none; nothing is remembered under it."""
@@ -88,8 +89,8 @@ class Checks:
         self._untold = 0
         self._tell_at = -math.inf
         self._going_on: set[asyncio.Task[None]] = set()
-        self._ready: dict[bytes, Ready] = {}
-        self._lanes: dict[tuple[str, Environment], Lane | None] = {}
+        self._ready: OrderedDict[bytes, Ready] = OrderedDict()  # A dict looks for its first among all that went.
+        self._lanes: dict[str, Lane | None] = {}
         self._reader: Plain | None = None
         self._begun_under: Config | None = None
 
@@ -132,7 +133,7 @@ class Checks:
         config = self._planbook.config
         places, id_header = config.places, None if config.dedupe is None else config.dedupe.header
         credential = requests.plain_credential(headers, face, method=method, places=places, id_header=id_header)
-        known = self._identities.known(credential, now_us) if credential else None
+        known = self._identities.known(credential) if credential else None
         if known is not None:
             taking = self._plain(known, (headers, face, method, target, places), now_us, begun, asker)
             if taking is not None:
@@ -144,11 +145,12 @@ class Checks:
             return
         request, nobody = read
         if known is None:
-            known = self._identities.known(request.credential, now_us) if nobody is None else (_NO_DIGEST, nobody)
-        if known is None:
+            known = self._identities.known(request.credential) if nobody is None else (_NO_DIGEST, nobody)
+        identity = None if known is None else identity_of(known[1])
+        if known is None or identity is None or identity.is_expired(now_us):
             self._go_on_alone(request, nobody, begun, asker)
             return
-        self._take_then(request, nobody, known, now_us, begun, asker)
+        self._take_then(request, nobody, (known[0], identity), now_us, begun, asker)
 
     def plain_request(self, data: bytes) -> PlainRequest | None:
         """The request of which these bytes are the head, if they are one whole request and it is plain.
@@ -170,7 +172,7 @@ class Checks:
         """`check_then` of a plain request; False is that there is more to its answer, and that nothing has happened."""
         begun = self._timer()
         now_us = self._clock()
-        known = self._identities.known(request.credential, now_us)
+        known = self._identities.known(request.credential)
         if known is None:
             return False
         face, method, target, _ = request
@@ -182,77 +184,72 @@ class Checks:
         return True
 
     def _plain(
-        self, known: tuple[bytes, Identity], as_sent: AsSent, now_us: int, begun: float, asker: Asker
+        self, known: tuple[bytes, Known], as_sent: AsSent, now_us: int, begun: float, asker: Asker
     ) -> Taking | None:
         """The take of a plain check, if it is ready, or follows from what all clients of a plan have in common."""
-        digest, identity = known
-        config = self._planbook.config
+        digest, found = known
+        if isinstance(found, bytes):
+            return self._of_lane(digest, found, as_sent, now_us, begun, asker)
         ready = self._ready.get(digest)
         if ready is not None:
-            asked, loaded, named, packed, head, begin, made_under, from_us, until_us = ready
-            if loaded is identity and made_under is config and from_us <= now_us < until_us:
+            asked, loaded, client, packed, head, begin, made_under, from_us, until_us = ready
+            if loaded is found and made_under is self._planbook.config and from_us <= now_us < until_us:
                 if self._clock_decides:
                     packed = self._packed_at(asked, now_us)
-                return Taking(self, as_sent, None, named, asked, packed, head, begin, begun, begun, asker)
-        lane = self._lane(identity, config, now_us)
-        if lane is None:
-            return None
-        taking = self._of_lane(lane, as_sent, known, now_us, begun, asker)
-        if identity.stays:
+                return Taking(self, as_sent, None, client, asked, packed, head, begin, begun, begun, asker)
+        taking = self._of_lane(digest, found, as_sent, now_us, begun, asker)
+        if taking is not None and found.stays:
             self._keep_ready(self._whole(taking.asked), taking.packed, taking.head, now_us)
         return taking
 
-    def _lane(self, identity: Identity, config: Config, now_us: int) -> Lane | None:
-        """The lane that a plain check of this identity goes by; None where there is more to it."""
-        client, key = identity.client, identity.key
-        if client.overrides or client.name in config.clients:
-            return None
-        if key is not None and key.used_hour < now_us // HOUR_US:
+    def _of_lane(  # noqa: PLR0913, PLR0917 # What is known of a check by now.
+        self, digest: bytes, known: Known, as_sent: AsSent, now_us: int, begun: float, asker: Asker
+    ) -> Taking | None:
+        """The take of a plain check, from what it has in common with others; None where there is more to it."""
+        short = short_of(known if isinstance(known, bytes) else pack(known))
+        kind, client_id, generation, told, name, subject, key_id, until_us, _ = short
+        config = self._planbook.config
+        name = told.decode() if name is None else name
+        key_id = subject if key_id is None else key_id
+        if now_us >= until_us or name in config.clients:
             return None
         if config is not self._begun_under:
             self._begin_under(config)
-        kind = (client.plan, _LIVE if key is None else key.environment)
         try:
-            return self._lanes[kind]
+            lane = self._lanes[kind]
         except KeyError:
-            lane = self._made_lane(identity, config, now_us)
-            if client.plan in config.plans:  # A token may claim any.
-                self._lanes[kind] = lane
-            return lane
-
-    def _made_lane(self, identity: Identity, config: Config, now_us: int) -> Lane | None:
-        in_force = self._in_force(identity, now_us)
-        if in_force is None or in_force.test_of is not None or in_force.plan.name != identity.client.plan:
+            lane = self._made_lane(kind, identity_of(known), config, now_us)
+        if lane is None:
             return None
-        if in_force.plan.asks_for_paths or in_force.plan.scopes_for(frozenset()):
-            return None
-        return Lane(in_force, self._heads and self._heads(in_force.packed.limits, config.headers))
-
-    def _of_lane(  # noqa: PLR0913, PLR0917 # What is known of a check by now.
-        self,
-        lane: Lane,
-        as_sent: AsSent,
-        known: tuple[bytes, Identity],
-        now_us: int,
-        begun: float,
-        asker: Asker,
-    ) -> Taking:
-        """The take of a plain check, from what it has in common with others; nothing is ready for its credential."""
-        identity = known[1]
-        packed = None if self._clock_decides else lane.packed(identity, now_us)
-        asked: Asked | OfLane = new_of_lane((known[0], identity, lane.in_force, now_us))
+        asked: Asked | OfLane = new_of_lane((digest, known, lane.in_force, now_us))
+        packed = None if self._clock_decides else lane.packed(client_id, key_id, generation, now_us)
         if packed is None:
             asked = self._whole(asked)
             packed = self._packed_at(asked, now_us)
             if not self._clock_decides:
                 lane.keep(asked.take, asked.plan.takes(asked.take, now_us))
-        return Taking(self, as_sent, None, identity, asked, packed, lane.head, b"", begun, begun, asker)
+        begin = lane.begin and lane.begin % (told, subject)
+        client = (client_id.decode(), name, lane.plan)
+        return Taking(self, as_sent, None, client, asked, packed, lane.head, begin, begun, begun, asker)
+
+    def _made_lane(self, kind: str, identity: Identity, config: Config, now_us: int) -> Lane | None:
+        """The lane of a kind of identities, of which this is one; None where there is more to their checks."""
+        lane = None
+        in_force = self._in_force(identity, now_us)
+        if kind and in_force is not None and in_force.test_of is None:
+            plan = in_force.plan
+            if not plan.asks_for_paths and not plan.scopes_for(frozenset()):
+                lane = Lane(in_force, self._heads and self._heads(in_force.packed.limits, config.headers))
+        if identity.client.plan in config.plans:  # A token may claim any.
+            self._lanes[kind] = lane
+        return lane
 
     def _whole(self, asked: Asked | OfLane) -> Asked:
         """A take with all that is to be known of it."""
         if isinstance(asked, Asked):
             return asked
-        digest, identity, in_force, now_us = asked
+        digest, known, in_force, now_us = asked
+        identity = identity_of(known)
         taken = self._take_of(_PLAIN, identity, in_force, now_us)
         return new_asked((digest, identity, identity, in_force.packed, taken, in_force))
 
@@ -286,7 +283,8 @@ class Checks:
         else:
             packed = TAKE.packed(*take_words(asked.plan, asked.take, now_us))
         sent = self._timer()
-        self._send(Taking(self, request, nobody, asked.identity, asked, packed, head, b"", begun, sent, asker))
+        client = _named(asked.identity.client)
+        self._send(Taking(self, request, nobody, client, asked, packed, head, b"", begun, sent, asker))
 
     def _keep_ready(self, asked: Asked, packed: bytes, head: Head | None, now_us: int) -> None:
         """Keep a take for the next check of this credential, which will be the same one."""
@@ -294,10 +292,10 @@ class Checks:
         ends = (asked.in_force.until_us, asked.loaded.expires_at_us, now_us // HOUR_US * HOUR_US + HOUR_US)
         until_us = min(asked.plan.until_us(now_us), *(end for end in ends if end is not None))
         if len(self._ready) >= MAX_READY:
-            del self._ready[next(iter(self._ready))]
+            self._ready.popitem(last=False)
         config = self._planbook.config
         begin = b"" if head is None else head.begin(asked.identity)
-        made = (asked, asked.loaded, asked.identity, packed, head, begin, config, now_us, until_us)
+        made = (asked, asked.loaded, _named(asked.identity.client), packed, head, begin, config, now_us, until_us)
         self._ready[asked.digest] = Ready(*made)
 
     def _packed_at(self, asked: Asked, now_us: int) -> bytes:
@@ -309,7 +307,7 @@ class Checks:
 
     def _send(self, taking: Taking) -> None:
         """Send a take, unless this worker knows that it is refused; one that cannot be sent is told why at once."""
-        if self._memory.clients and taking.identity.client.id in self._memory.clients:
+        if self._memory.clients and taking.client[0] in self._memory.clients:
             answer = self._recalled(self._whole(taking.asked))
             if answer is not None and taking.done is not None:
                 taking.done(self._counted(answer, taking.begun))
@@ -324,11 +322,10 @@ class Checks:
         try:
             head = taking.head
             if head is not None and type(reply) is list and reply[0] == TAKEN:
-                lines = (taking.begin or head.begin(taking.identity)) + head.lines(reply)
+                lines = (taking.begin or head.begin(self._whole(taking.asked).identity)) + head.lines(reply)
                 ended = self._timer()
-                seconds, sent = ended - taking.begun, taking.sent
-                client = taking.identity.client  # What has a head costs one unit.
-                self._metrics.taken(client.id, client.name, client.plan, 1, seconds, ended - sent)
+                # What has a head costs one unit.
+                self._metrics.taken(taking.client, 1, ended - taking.begun, ended - taking.sent)
                 asker.allowed(lines)
                 return
             answer = self._told(taking, reply)
@@ -631,3 +628,7 @@ _take: Callable[[tuple[object, ...]], Take] = partial(tuple.__new__, Take)
 def _required(request: CheckRequest, plan: Plan, skipped: frozenset[str]) -> frozenset[str]:
     """The scopes that a request needs; a look is about no limit more than about another."""
     return request.scopes | (plan.required_scopes if request.look else plan.scopes_for(skipped))
+
+
+def _named(client: Client) -> Key:
+    return client.id, client.name, client.plan

@@ -37,6 +37,9 @@ class Head:
     begin = staticmethod(rendering.head_of)
     """The header lines that are an identity's own."""
 
+    begin_on = staticmethod(rendering.head_on)
+    """The same of whoever is on a plan, as a format for the field values of client and subject."""
+
     def lines(self, reply: Sequence[int]) -> bytes:
         """All others after a reply of `lua/take.lua` that has taken."""
         if not self._from_us <= reply[1] < self._until_us:

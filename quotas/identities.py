@@ -9,18 +9,19 @@ that was revoked, or says that any may have been, and then all are forgotten.
 """
 
 import asyncio
-import marshal
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 
-from quotas import keys, scopes, tokens
+from quotas import keys, tokens
 from quotas.caches import Cache
 from quotas.errors import CredentialError, QuotasError
 from quotas.news import Listener, clients_in
-from quotas.registry import Client, Held, Identity, Registry, Status
+from quotas.packed_identities import pack, seen, unpack
+from quotas.registry import Identity, Registry, Status
 from quotas.revocations import TOKEN
 from quotas.subjects import Subjects
+
+Known = Identity | bytes
+"""Whom a credential speaks for: as it is at hand, or else packed."""
 
 BYTES_EACH = 500
 """What a remembered identity may take on average, by the count of `caches`: names and overrides can be long."""
@@ -63,8 +64,8 @@ class Identities:
         self._subjects = subjects
         self.foreign = False
         self._listener: Listener | None = None
-        self._keys: Cache[Identity] = Cache(remembered, remembered * BYTES_EACH, _pack, _unpack)
-        self._tokens: Cache[Identity] = Cache(remembered, remembered * BYTES_EACH, _pack, _unpack)
+        self._keys: Cache[Identity] = Cache(remembered, remembered * BYTES_EACH, pack, unpack)
+        self._tokens: Cache[Identity] = Cache(remembered, remembered * BYTES_EACH, pack, unpack)
         self._loading: dict[bytes, _Load] = {}
         self._revoked: set[str] = set()
         self._forgot = 0
@@ -129,13 +130,13 @@ class Identities:
             del self._loading[digest]
             load.end()
 
-    def known(self, credential: bytes, now_us: int) -> tuple[bytes, Identity] | None:
-        """What `find` would return without asking anybody; None where it has to ask, or to refuse."""
+    def known(self, credential: bytes) -> tuple[bytes, Known] | None:
+        """What `find` would return without asking anybody, but that it may be too old; None where it has to ask."""
         digest = keys.digest(credential, self._pepper)
-        identity = self._keys.get(digest)
-        if identity is None and self._listener is not None and self._listener.is_current():
-            identity = self._token(digest)
-        return None if identity is None or identity.is_expired(now_us) else (digest, identity)
+        found = self._keys.look(digest)
+        if found is None and self._listener is not None and self._listener.is_current():
+            found = self._token(digest)
+        return None if found is None else (digest, found)
 
     def of_address(self, address: str, plan: str) -> Identity:
         """Who asks from this address without a credential; the address itself is not in it. Nothing is remembered."""
@@ -150,7 +151,7 @@ class Identities:
 
     def seen(self, digest: bytes, hour: int) -> None:
         """Remember that a key was seen in an hour since the epoch, if it is remembered."""
-        self._keys.change(digest, lambda identity: _seen(identity, hour))
+        self._keys.change(digest, lambda identity: seen(identity, hour))
 
     async def _remembered(self, digest: bytes) -> Identity | None:
         identity = self._keys.get(digest)
@@ -158,11 +159,14 @@ class Identities:
             return identity
         if not self._listener.is_current():
             await self._listener.catch_up()
-        return self._token(digest)
+        known = self._token(digest)
+        return None if known is None else identity_of(known)
 
-    def _token(self, digest: bytes) -> Identity | None:
-        identity = self._tokens.get(digest)
-        return None if identity is None or identity.token_id in self._revoked else identity
+    def _token(self, digest: bytes) -> Known | None:
+        known = self._tokens.look(digest)
+        if known is None or (self._revoked and identity_of(known).token_id in self._revoked):
+            return None
+        return known
 
     async def _load(self, credential: bytes, digest: bytes, now_us: int) -> Identity:
         """Load an identity and remember it, or forget it when it is refused."""
@@ -227,6 +231,11 @@ class Identities:
         self._forgot += 1
 
 
+def identity_of(known: Known) -> Identity:
+    """The identity of what is known."""
+    return unpack(known, False) if isinstance(known, bytes) else known  # noqa: FBT003 # As `Cache` calls it.
+
+
 @dataclass(eq=False, slots=True)
 class _Load:
     """A load that is under way. `outcome` None, once it has ended, is that it was broken off."""
@@ -245,43 +254,3 @@ class _Load:
         for future in self.waiting:
             if not future.done():
                 future.set_result(None)
-
-
-_ACTIVE = Status.ACTIVE
-_ENVIRONMENTS = tuple(keys.Environment)
-_NUMBERS = {environment: number for number, environment in enumerate(_ENVIRONMENTS)}
-_NO_REST = (None, None, "", "", b"")
-
-
-def _pack(identity: Identity) -> bytes:
-    """An identity that may be remembered, as bytes; most are keys without any `rest`."""
-    client, subject, subject_id, expires_at_us, key, token_id, words, _ = identity
-    assert client.status is _ACTIVE, "only a yes is remembered"
-    record, number, used_hour = (
-        (b"", None, -1) if key is None else (key.record, _NUMBERS[key.environment], key.used_hour)
-    )
-    rest = (expires_at_us, token_id, scopes.joined(words), client.overrides, record)
-    told = None if rest == _NO_REST and subject == subject_id else (subject_id, *rest)
-    head = (client.id, client.name, client.plan, client.generation, client.created_at_us)
-    return marshal.dumps((*head, subject, number, used_hour, told))
-
-
-# The constructor of a named tuple is Python, and three of them are felt in a check.
-_client: Callable[[tuple[object, ...]], Client] = partial(tuple.__new__, Client)
-_held: Callable[[tuple[object, ...]], Held] = partial(tuple.__new__, Held)
-_identity: Callable[[tuple[object, ...]], Identity] = partial(tuple.__new__, Identity)
-
-
-def _unpack(packed: bytearray, stays: bool) -> Identity:  # noqa: FBT001 # As `Cache` calls it.
-    """The identity of packed bytes, whatever follows them."""
-    client_id, name, plan, generation, created_at_us, subject, number, used_hour, rest = marshal.loads(packed)  # noqa: S302 # As above.
-    subject_id, expires_at_us, token_id, words, own, record = (subject, *_NO_REST) if rest is None else rest
-    client = _client((client_id, name, plan, _ACTIVE, generation, created_at_us, own))
-    held = None if number is None else _held((record, _ENVIRONMENTS[number], used_hour))
-    granted = scopes.split(words) if words else scopes.NONE
-    return _identity((client, subject, subject_id, expires_at_us, held, token_id, granted, stays))
-
-
-def _seen(identity: Identity, hour: int) -> Identity:
-    """The same of a key that was seen in this hour."""
-    return identity if identity.key is None else identity._replace(key=identity.key._replace(used_hour=hour))

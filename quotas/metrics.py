@@ -23,7 +23,7 @@ from quotas import exposition
 from quotas.exposition import Family, Format, Kind
 from quotas.limits import Mode
 from quotas.plans import Config, StoreErrorPolicy
-from quotas.rows import COUNTS, HEAD_BYTES, SLOT_CELLS, TABLE_BYTES, Rows
+from quotas.rows import COUNTS, HEAD_BYTES, SLOT_CELLS, TABLE_BYTES, Key, Rows
 from quotas.series import OTHER, Series, SeriesList
 from quotas.slots import BusyError, Cells, Slots
 
@@ -209,23 +209,22 @@ class Metrics:
             first = self._other(client.plan) if client.name else self._nobody(UNKNOWN, client.plan)
         self._cells[first + _UNITS] += cost
 
-    def taken(  # noqa: PLR0913, PLR0917 # Every check comes here: an object for them would cost more than the rest.
-        self, client_id: str, name: str, plan: str, cost: int, seconds: float, store_seconds: float
-    ) -> None:
+    def taken(self, client: Key, cost: int, seconds: float, store_seconds: float) -> None:
         """Count an allowed check, its units and its one script call: `check`, `units` and `store_seconds` at once.
 
-        The client is said by its id, name and plan, in plain text; an empty name is nobody's, and its id as well.
+        The client is said by its id, name and plan; an empty name is nobody's, and its id as well.
         `cost` is in units, and both times in seconds. It is `rows.find` and `_observe` written out: nothing is called
         that need not be. The script call is a part of the check: a bound that holds for both is looked for once.
         """
         cells = self._cells
-        row = self._row_of(client_id)
-        if row is None or self._versions[row.number] != row.version or row.plan != plan:
-            row = self.rows.look((client_id, name, plan)) if name else None
+        row = self._row_of(client[0])
+        if row is None or self._versions[row.number] != row.version or row.plan != client[2]:
+            row = self.rows.look(client) if client[1] else None
         if row is not None:
             first = row.first
             cells[row.heat] += 1.0
         else:
+            _, name, plan = client
             found = self._others.get(plan) if name else self._nobody(UNKNOWN, plan)
             first = self._other(plan) if found is None else found
         cells[first] += 1.0  # Allowed is the first outcome.

@@ -1,9 +1,10 @@
 """The take that a check comes down to: whose it is, how it was worked out, and how its reply finds who asked.
 
 A check is told an answer in three ways. One of a client that asks often has its take `Ready`, with what its head begins
-with. One of another client goes by a `Lane`: all clients of a plan differ in their ids and generations only, so nothing
-but these is put into the take, and the rest is made when a reply has more to it than that it was taken. Any other is
-worked out from its request, as `Asked`.
+with. One of another client goes by a `Lane`: all clients of a plan differ in their ids, names and generations only, so
+nothing but these is put into the take and the head, from the packed bytes that are known of the client. The rest, its
+identity too, is made when a reply has more to it than that it was taken. Any other is worked out from its request, as
+`Asked`.
 """
 
 from collections.abc import Callable, Collection
@@ -20,6 +21,7 @@ from quotas.planbook import PlanInForce
 from quotas.plans import Config, HeaderStyle
 from quotas.registry import Identity
 from quotas.requests import CheckRequest
+from quotas.rows import Key
 from quotas.scripts import TAKE, PackedPlan, PackedTakes, Take
 
 
@@ -38,6 +40,9 @@ class Head(Protocol):
 
     def begin(self, identity: Identity) -> bytes:
         """Of whose check it was."""
+
+    def begin_on(self, plan: str) -> bytes:
+        """The same of whoever is on a plan, as a format for the field values of client and subject."""
 
     def lines(self, reply: list[int]) -> bytes:
         """Of the limits, after a reply of `lua/take.lua` that has taken."""
@@ -63,10 +68,13 @@ class Asked(NamedTuple):
 
 
 class OfLane(NamedTuple):
-    """A take as far as it is known of a check that goes by a lane: all else follows when it is needed."""
+    """A take as far as it is known of a check that goes by a lane: all else follows when it is needed.
+
+    `known` is the identity, as it was found.
+    """
 
     digest: bytes
-    identity: Identity
+    known: Identity | bytes
     in_force: PlanInForce
     now_us: int
 
@@ -75,13 +83,13 @@ class Ready(NamedTuple):
     """The take that every plain check of one credential comes down to, from `from_us` on and before `until_us`.
 
     Plain is what the plan decides by the client alone: no cost is said, and no limit or cost is about a path. It was
-    made for the identity `loaded` under `config`; another of either has another take. It is counted for `identity`,
-    whose head begins with `begin`; without a `head` that is empty.
+    made for the identity `loaded` under `config`; another of either has another take. It is counted for `client`, and
+    its head begins with `begin`; without a `head` that is empty.
     """
 
     asked: Asked
     loaded: Identity
-    identity: Identity
+    client: Key
     packed: bytes
     head: Head | None
     begin: bytes
@@ -90,30 +98,62 @@ class Ready(NamedTuple):
     until_us: int
 
 
+_GENERATION = 2**53
+"""In the place of a generation; it is none."""
+
+
+class _Form(NamedTuple):
+    """Takes as a format for so many client ids, the key's id behind the third where there is one, and a generation."""
+
+    text: bytes
+    ids: int
+    has_key: bool
+    from_us: int
+    until_us: int
+
+
+def _form(asked: Take, takes: PackedTakes) -> _Form:
+    """What all of these takes have in common, found in one of them: its keys come first, and then the generation."""
+    named, key = b"{%b}" % asked.client_id.encode(), b"}:key:%b\r\n" % asked.key_id.encode()
+    generation = b"$%d\r\n%d\r\n" % (len(str(_GENERATION)), _GENERATION)
+    text = takes.packed(asked.client_id, asked.key_id, _GENERATION).replace(b"%", b"%%")
+    before, _, after = text.partition(generation)
+    has_key = key in before
+    ids = before.count(named)
+    before = before.replace(key, b"}:key:%b\r\n").replace(named, b"{%b}")
+    return _Form(b"%b$%%d\r\n%%b\r\n%b" % (before, after), ids, has_key, takes.from_us, takes.until_us)
+
+
 class Lane:
     """What the plain checks of all clients have in common who are on one plan, with keys of one environment.
 
-    `head` None is that their answers have to be told in full.
+    `head` None is that their answers have to be told in full; then `begin` is empty.
     """
 
-    __slots__ = ("_takes", "head", "in_force")
+    __slots__ = ("_forms", "begin", "head", "in_force", "plan")
 
     def __init__(self, in_force: PlanInForce, head: Head | None) -> None:
         self.in_force = in_force
+        self.plan = in_force.plan.name
         self.head = head
-        self._takes: dict[tuple[int, int], PackedTakes] = {}
+        self.begin = b"" if head is None else head.begin_on(self.plan)
+        self._forms: dict[tuple[int, int], _Form] = {}
 
-    def packed(self, identity: Identity, now_us: int) -> bytes | None:
+    def packed(self, client_id: bytes, key_id: bytes, generation: bytes, now_us: int) -> bytes | None:
         """The take of a check, now; None when it has to be asked of the plan, and given to `keep`."""
-        client_id, subject_id = identity.client.id, identity.subject_id
-        takes = self._takes.get((len(client_id), len(subject_id)))
-        if takes is None or not takes.from_us <= now_us < takes.until_us:
+        form = self._forms.get((len(client_id), len(key_id)))
+        if form is None:
             return None
-        return takes.packed(client_id, subject_id, identity.client.generation)
+        text, ids, has_key, from_us, until_us = form
+        if not from_us <= now_us < until_us:
+            return None
+        if has_key:
+            return text % (*(client_id,) * 3, key_id, *(client_id,) * (ids - 3), len(generation), generation)
+        return text % (*(client_id,) * ids, len(generation), generation)
 
     def keep(self, asked: Take, takes: PackedTakes) -> None:
         """Have these for all takes with ids of the same lengths."""
-        self._takes[len(asked.client_id), len(asked.key_id)] = takes
+        self._forms[len(asked.client_id), len(asked.key_id)] = _form(asked, takes)
 
 
 AsSent = tuple[bytes | Collection[tuple[bytes, bytes]], Face, str, bytes, Places]
@@ -134,20 +174,20 @@ class Decider(Protocol):
 class Taking(Call):
     """A take on its way, and what its reply has to find again. `head` None is to be answered in full.
 
-    `identity` is whom it is counted for, and `begin` what the head begins with for it; empty is not known yet. It may
+    `client` is whom it is counted for, and `begin` what the head begins with for it; empty is not known yet. It may
     be `sent` when the check has `begun`, where nothing had to be worked out before. A request that was not read in full
     is there as it was sent: headers, or the bytes of a plain one, face, method, target, and where the configuration has
     credentials.
     """
 
-    __slots__ = ("_asked_for", "_asker", "_checks", "asked", "begin", "begun", "head", "identity", "nobody", "sent")
+    __slots__ = ("_asked_for", "_asker", "_checks", "asked", "begin", "begun", "client", "head", "nobody", "sent")
 
     def __init__(  # noqa: PLR0913, PLR0917 # One is made for each check, where names and a constructor below cost.
         self,
         checks: Decider,
         asked_for: CheckRequest | AsSent,
         nobody: Identity | None,
-        identity: Identity,
+        client: Key,
         asked: Asked | OfLane,
         packed: bytes,
         head: Head | None,
@@ -166,7 +206,7 @@ class Taking(Call):
         self._asker = asker
         self._asked_for = asked_for
         self.nobody = nobody
-        self.identity = identity
+        self.client = client
         self.asked = asked
         self.head = head
         self.begin = begin

@@ -39,7 +39,7 @@ STAGES = {
     "HTTP": ("uvicorn/", "httptools", "llhttp", "quotas/hot_road", "quotas/faces", "quotas/web"),
     "request and identity": (
         *("quotas/requests", "quotas/plain_requests", "quotas/places", "quotas/addresses", "quotas/identities"),
-        *("quotas/keys", "quotas/caches", "quotas/registry", "quotas/news"),
+        *("quotas/keys", "quotas/caches", "quotas/packed_identities", "quotas/registry", "quotas/news"),
     ),
     "check: plan, decision, answer": (
         *("quotas/checks", "quotas/takings", "quotas/planbook", "quotas/plans", "quotas/decisions", "quotas/answers"),

@@ -35,7 +35,7 @@ def pack(value: Value) -> bytes:
     return f"{value.until_us} {value.text}".encode()
 
 
-def unpack(packed: bytearray, stays: bool) -> Value:  # noqa: FBT001 # As a cache calls it.
+def unpack(packed: bytes, stays: bool) -> Value:  # noqa: FBT001 # As a cache calls it.
     until_us, _, text = packed[:-1].decode().partition(" ")
     return Value(text, int(until_us), stays)
 
@@ -209,33 +209,3 @@ def test_the_collector_does_not_look_at_what_is_packed() -> None:
         cache.keep(digest(number), identity, 0)
     del identity
     assert len(gc.get_objects()) - tracked < 200
-
-
-@given(
-    st.builds(
-        Identity,
-        st.builds(
-            Client,
-            st.text(),
-            st.text(),
-            st.text(),
-            st.just(Status.ACTIVE),
-            st.integers(0, 2**53),
-            st.integers(0, 2**53),
-            st.text(),
-        ),
-        st.text(),
-        st.text(),
-        st.none() | st.integers(0, 2**60),
-        st.none() | st.builds(Held, st.binary(max_size=32), st.sampled_from(Environment), st.integers(-1, 2**31)),
-        st.none() | st.text(),
-        st.frozensets(st.from_regex(r"[a-z:.]{1,9}", fullmatch=True)),
-    )
-)
-def test_an_identity_is_found_as_it_was(identity: Identity) -> None:
-    cache = remembering(10)
-    cache.keep(digest(1), identity, 0)
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(caches, "MAX_AT_HAND", 0)
-        assert cache.get(digest(1)) == identity._replace(stays=False), "packed"
-    assert cache.get(digest(1)) == identity._replace(stays=True), "at hand"

@@ -190,7 +190,7 @@ class TestSums:
         at_once, one_by_one = alone(1), alone(1)
         for name, cost, seconds, store_seconds in takes:
             client = Client.called(name)
-            at_once.taken(*client.text, cost, seconds, store_seconds)
+            at_once.taken(client.text, cost, seconds, store_seconds)
             one_by_one.check(client, "allowed", seconds)
             one_by_one.units(client, cost)
             one_by_one.store_seconds("take", store_seconds)
@@ -339,7 +339,7 @@ class TestClients:
         worker, other = service.worker(), service.worker()
         for number in range(10):
             for plan, cost in (("free", 1), ("pro", 2)):
-                worker.taken(*Client.called("acme", plan).text, cost, 0.001, 0.001)
+                worker.taken(Client.called("acme", plan).text, cost, 0.001, 0.001)
             if number == 4:
                 other.rows.refresh()
                 other.rows.release(row for row in other.rows.all() if row.plan == "pro")
@@ -414,12 +414,12 @@ class TestBusiest:
         ask(metrics, "first", 10)
         for _ in range(35):
             clock.now_s += 1
-            metrics.taken(*Client.called("second").text, 2, 0.001, 0.0005)
+            metrics.taken(Client.called("second").text, 2, 0.001, 0.0005)
         assert told(metrics) == {"first"}
         assert checks(metrics, "allowed")["other", "free"] == 35
         assert value(metrics, 'quotas_units_total{client="other",plan="free"}') == 70
         clock.now_s += 1
-        metrics.taken(*Client.called("second").text, 2, 0.001, 0.0005)
+        metrics.taken(Client.called("second").text, 2, 0.001, 0.0005)
         assert told(metrics) == {"second"}
 
     def test_the_units_of_a_check_are_no_check_of_a_newcomer(self) -> None:

@@ -32,7 +32,7 @@ from quotas.requests import CheckRequest
 from quotas.rows import Key
 from quotas.scripts import OPEN, STALE, TAKE, TAKEN, WINDOWS, Once, Take, decision_of, take, take_words
 from quotas.store import Store, deadline
-from quotas.takings import Asked, Asker, AsSent, Head, Heads, Lane, OfLane, Ready, Taking, new_asked, new_of_lane
+from quotas.takings import Asked, Asker, AsSent, Head, Heads, Lane, OfLane, Ready, Taking, new_asked
 
 LOG_EVERY_S = 10.0
 """Least time between two log lines about a store that does not answer."""
@@ -221,7 +221,7 @@ class Checks:
             lane = self._made_lane(kind, identity_of(known), config, now_us)
         if lane is None:
             return None
-        asked: Asked | OfLane = new_of_lane((digest, known, lane.in_force, now_us))
+        asked: Asked | OfLane = (digest, known, lane.in_force, now_us)
         packed = None if self._clock_decides else lane.packed(client_id, key_id, generation, now_us)
         if packed is None:
             asked = self._whole(asked)

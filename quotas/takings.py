@@ -67,16 +67,10 @@ class Asked(NamedTuple):
         return request.is_plain and not self.in_force.plan.asks_for_paths
 
 
-class OfLane(NamedTuple):
-    """A take as far as it is known of a check that goes by a lane: all else follows when it is needed.
-
-    `known` is the identity, as it was found.
-    """
-
-    digest: bytes
-    known: Identity | bytes
-    in_force: PlanInForce
-    now_us: int
+OfLane = tuple[bytes, Identity | bytes, PlanInForce, int]
+"""A take as far as it is known of a check that goes by a lane: the credential's digest, its identity as it was found,
+the plan in force, and the instant in microseconds. All else follows when it is needed. It has no names, because each
+check makes one, and a constructor would be felt."""
 
 
 class Ready(NamedTuple):
@@ -161,7 +155,6 @@ AsSent = tuple[bytes | Collection[tuple[bytes, bytes]], Face, str, bytes, Places
 
 # The constructor of a named tuple is Python, and felt in a check.
 new_asked: Callable[[tuple[object, ...]], Asked] = partial(tuple.__new__, Asked)
-new_of_lane: Callable[[tuple[object, ...]], OfLane] = partial(tuple.__new__, OfLane)
 
 
 class Decider(Protocol):

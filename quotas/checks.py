@@ -303,7 +303,8 @@ class Checks:
         if self._clock_decides:  # Then a take says when it is.
             return TAKE.packed(*take_words(asked.plan, asked.take._replace(now_us=now_us), now_us))
         client_id, generation, key_id, *_ = asked.take
-        return asked.plan.takes(asked.take, now_us).packed(client_id, key_id, generation)
+        ids = client_id.encode(), key_id.encode(), b"%d" % generation
+        return asked.plan.takes(asked.take, now_us).packed(*ids)
 
     def _send(self, taking: Taking) -> None:
         """Send a take, unless this worker knows that it is refused; one that cannot be sent is told why at once."""

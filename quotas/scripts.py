@@ -353,13 +353,17 @@ def take_words(plan: PackedPlan, asked: Take, now_us: int) -> tuple[tuple[str, .
     return (*keys, once_key(asked.client_id, asked.once.digest)), (*words, asked.once.within_us)
 
 
+_USUAL_KEYS = 3
+"""Of a take with a history, of a plan without limits that count per key: state, record and history."""
+
+
 class PackedTakes:
     """The takes of one unit of a plan, as bytes but for whose they are: as `TAKE.packed` of `take_words` gives them.
 
     It is for ids of these lengths, and holds from `from_us` on and before `until_us`.
     """
 
-    __slots__ = ("_format", "_ids", "_takes_key", "from_us", "until_us")
+    __slots__ = ("_format", "_ids", "_is_usual", "_takes_key", "from_us", "until_us")
 
     def __init__(self, plan: PackedPlan, asked: Take, now_us: int) -> None:
         keys, (_, *words) = take_words(plan, asked, now_us)
@@ -368,6 +372,7 @@ class PackedTakes:
         assert not asked.skipped, "no limit is about a path"
         self._takes_key = bool(plan.per_key.limits)
         self._ids = len(keys)
+        self._is_usual = self._ids == _USUAL_KEYS and not self._takes_key
         head = b"".join(map(_bulk, (b"EVALSHA", TAKE.digest.encode(), b"%d" % len(keys))))
         places = b"".join(_bulk(key.encode()) for key in keys)
         rest = b"".join(_bulk(word if isinstance(word, bytes) else str(word).encode()) for word in words)
@@ -379,13 +384,14 @@ class PackedTakes:
         self.from_us = now_us
         self.until_us = min(plan.until_us(now_us), (now_us // DAY_US + 1) * DAY_US)  # A history is of one day.
 
-    def packed(self, client_id: str, key_id: str, generation: int) -> bytes:
-        """The command of one take."""
-        named, number = client_id.encode(), b"%d" % generation
-        ids: tuple[bytes | int, ...] = (named,) * self._ids
+    def packed(self, client_id: bytes, key_id: bytes, generation: bytes) -> bytes:
+        """The command of one take, of ids and a generation as they stand in it."""
+        if self._is_usual:  # To put the words together in steps would take as long again.
+            return self._format % (client_id, client_id, client_id, len(generation), generation)
+        ids: tuple[bytes | int, ...] = (client_id,) * self._ids
         if self._takes_key:
-            ids = (*ids[:3], key_id.encode(), *ids[3:])
-        return self._format % (*ids, len(number), number)
+            ids = (*ids[:3], key_id, *ids[3:])
+        return self._format % (*ids, len(generation), generation)
 
 
 def _bulk(word: bytes) -> bytes:

@@ -92,62 +92,31 @@ class Ready(NamedTuple):
     until_us: int
 
 
-_GENERATION = 2**53
-"""In the place of a generation; it is none."""
-
-
-class _Form(NamedTuple):
-    """Takes as a format for so many client ids, the key's id behind the third where there is one, and a generation."""
-
-    text: bytes
-    ids: int
-    has_key: bool
-    from_us: int
-    until_us: int
-
-
-def _form(asked: Take, takes: PackedTakes) -> _Form:
-    """What all of these takes have in common, found in one of them: its keys come first, and then the generation."""
-    named, key = b"{%b}" % asked.client_id.encode(), b"}:key:%b\r\n" % asked.key_id.encode()
-    generation = b"$%d\r\n%d\r\n" % (len(str(_GENERATION)), _GENERATION)
-    text = takes.packed(asked.client_id, asked.key_id, _GENERATION).replace(b"%", b"%%")
-    before, _, after = text.partition(generation)
-    has_key = key in before
-    ids = before.count(named)
-    before = before.replace(key, b"}:key:%b\r\n").replace(named, b"{%b}")
-    return _Form(b"%b$%%d\r\n%%b\r\n%b" % (before, after), ids, has_key, takes.from_us, takes.until_us)
-
-
 class Lane:
     """What the plain checks of all clients have in common who are on one plan, with keys of one environment.
 
     `head` None is that their answers have to be told in full; then `begin` is empty.
     """
 
-    __slots__ = ("_forms", "begin", "head", "in_force", "plan")
+    __slots__ = ("_takes", "begin", "head", "in_force", "plan")
 
     def __init__(self, in_force: PlanInForce, head: Head | None) -> None:
         self.in_force = in_force
         self.plan = in_force.plan.name
         self.head = head
         self.begin = b"" if head is None else head.begin_on(self.plan)
-        self._forms: dict[tuple[int, int], _Form] = {}
+        self._takes: dict[tuple[int, int], PackedTakes] = {}
 
     def packed(self, client_id: bytes, key_id: bytes, generation: bytes, now_us: int) -> bytes | None:
         """The take of a check, now; None when it has to be asked of the plan, and given to `keep`."""
-        form = self._forms.get((len(client_id), len(key_id)))
-        if form is None:
+        takes = self._takes.get((len(client_id), len(key_id)))
+        if takes is None or not takes.from_us <= now_us < takes.until_us:
             return None
-        text, ids, has_key, from_us, until_us = form
-        if not from_us <= now_us < until_us:
-            return None
-        if has_key:
-            return text % (*(client_id,) * 3, key_id, *(client_id,) * (ids - 3), len(generation), generation)
-        return text % (*(client_id,) * ids, len(generation), generation)
+        return takes.packed(client_id, key_id, generation)
 
     def keep(self, asked: Take, takes: PackedTakes) -> None:
         """Have these for all takes with ids of the same lengths."""
-        self._forms[len(asked.client_id), len(asked.key_id)] = _form(asked, takes)
+        self._takes[len(asked.client_id), len(asked.key_id)] = takes
 
 
 AsSent = tuple[bytes | Collection[tuple[bytes, bytes]], Face, str, bytes, Places]

@@ -46,7 +46,8 @@ def test_they_are_the_same_takes(plan: PackedPlan, takes: list[Take], later: lis
     for after_us in sorted(later):
         for each in takes:
             asked = each._replace(now_us=AT_US + after_us)
-            packed = plan.takes(asked, asked.now_us).packed(asked.client_id, asked.key_id, asked.generation)
+            ids = asked.client_id.encode(), asked.key_id.encode(), b"%d" % asked.generation
+            packed = plan.takes(asked, asked.now_us).packed(*ids)
             assert packed == TAKE.packed(*take_words(plan, asked, asked.now_us))
 
 

@@ -71,7 +71,7 @@ def desk(serving: Serving) -> Iterator[Desk]:
             connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connection.request("GET", "/healthz")
             connection.getresponse().read()
-            owner = _owner(connection.sock.getsockname()[1], children(serving.process.pid))
+            owner = _owner(connection.sock, children(serving.process.pid))
             if owner in found:
                 others.append(connection)
             else:
@@ -82,10 +82,18 @@ def desk(serving: Serving) -> Iterator[Desk]:
             connection.close()
 
 
-def _owner(port: int, workers: list[int]) -> int:
-    """The worker that holds the other end of the connection from this port."""
-    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
-    inode = next(line.split()[9] for line in lines if line.split()[2].endswith(f":{port:04X}"))
+_ESTABLISHED = "01"
+"""The state of a connection in `/proc/net/tcp`."""
+
+
+def _owner(ours: socket.socket, workers: list[int]) -> int:
+    """The worker that holds the other end of this connection.
+
+    Another program can have our port, in a connection to another than the service.
+    """
+    ends = [f":{end[1]:04X}" for end in (ours.getpeername(), ours.getsockname())]
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    inode = next(words[9] for words in lines if all(map(str.endswith, words[1:3], ends)) and words[3] == _ESTABLISHED)
     for pid in workers:
         for descriptor in Path(f"/proc/{pid}/fd").iterdir():
             try:

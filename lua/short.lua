@@ -6,8 +6,8 @@
 -- functions of the long road anew for each call, and to let tables grow, costs the server more than all that is computed.
 --
 -- Common is: one state, under the layout of the plan or absent; no check that may be a repetition; a clock that has not
--- stepped back; quotas whose second window given is the one of now and of the state; and not a refusal by one limit where
--- another has no room either but does not enforce.
+-- stepped back; quotas whose second window given is the one of now and of the state; and no refusal while a quota in
+-- overage is past its units.
 
 repeat
   if #ARGV ~= 6 then
@@ -76,7 +76,7 @@ repeat
     values = {0, 0, 0, 0, 0, 0, 0, 0}
   end
   local reply, size, charged, live_us = {1, now, 0, 0, 0, 0, 0, 0, 0, 0, 0}, 2, false, until_us - now
-  local r, v, room, common, lenient = 1, 1, true, true, false
+  local r, v, room, common, over = 1, 1, true, true, false
   while r <= count do
     local applies, mode, left, reset, wait, lives = rules[r + 1] == 1, rules[r + 2], nil, nil, 0, 0
     local taken = applies and cost or 0
@@ -92,14 +92,12 @@ repeat
           level = level + elapsed * refill
         end
       end
-      level = level - taken * grains
-      if level < 0 then
-        if mode == ENFORCE then
-          room = false
-        else
-          wait = (cost > burst or refill == 0) and -1 or ceil(-level / refill)
-          level, taken, lenient = level + taken * grains, 0, true
-        end
+      local missing = taken * grains - level
+      if missing > 0 then
+        wait, taken = (cost > burst or refill == 0) and -1 or ceil(missing / refill), 0
+        room = room and mode ~= ENFORCE
+      else
+        level = -missing
       end
       values[v] = level
       left, reset = floor(level / grains), 0
@@ -126,18 +124,16 @@ repeat
           break
         end
       end
-      used = used + taken
-      if used > units and taken > 0 then
-        if mode == ENFORCE then
-          room = false
+      if taken > 0 and used + taken > units then
+        wait = cost > units and -1 or end_us - now
+        if mode == OVERAGE then
+          used, over = min(used + taken, MOST), true
         else
-          wait, lenient = cost > units and -1 or end_us - now, true
-          if mode ~= OVERAGE then
-            used, taken = used - taken, 0
-          elseif used > MOST then
-            used = MOST
-          end
+          taken = 0
+          room = room and mode ~= ENFORCE
         end
+      else
+        used = used + taken
       end
       values[v], values[v + 1] = end_us, used
       left, reset = units - used, end_us - now
@@ -158,7 +154,7 @@ repeat
       size = size + 3
     end
   end
-  if not common or (lenient and not room) then
+  if not common or (over and not room) then
     break
   end
 
@@ -174,43 +170,30 @@ repeat
     reply[last] = nil
   end
 
-  -- Without room nothing is taken: what is reported is what there is, and how long to wait.
+  -- Without room in one of them nothing is taken: the others have it back, whose wait is 0.
   if not room then
     reply[1], size = 0, 2
     r, v = 1, 1
     while r <= count do
-      local applies, left, reset, wait = rules[r + 1] == 1, nil, nil, 0
+      local applies, left, reset = rules[r + 1] == 1, nil, nil
+      local given = applies and reply[size + 3] == 0 and cost or 0
       if rules[r] == 0 then
-        local grains, refill, burst = rules[r + 3], rules[r + 4], rules[r + 5]
-        local level, capacity = values[v], burst * grains
-        if applies then
-          if level < 0 then
-            wait = (cost > burst or refill == 0) and -1 or ceil(-level / refill)
-          end
-          level = level + cost * grains
-        end
+        local grains, refill = rules[r + 3], rules[r + 4]
+        local level, capacity = values[v] + given * grains, rules[r + 5] * grains
         left, reset = floor(level / grains), 0
         if level < capacity then
           reset = refill == 0 and -1 or min(FOREVER_US, ceil((capacity - level) / refill))
         end
         r, v = r + BUCKET_RULE, v + 1
       else
-        local units, end_us, used = rules[r + 3], values[v], values[v + 1]
-        reset = end_us - now
-        if applies then
-          if used > units then
-            wait = cost > units and -1 or reset
-          end
-          used = used - cost
-        end
-        left = units - used
+        left, reset = rules[r + 3] - values[v + 1] + given, values[v] - now
         if left < 0 and rules[r + 2] ~= OVERAGE then
           left = 0
         end
         r, v = r + QUOTA_RULE, v + 2
       end
       if applies then
-        reply[size + 1], reply[size + 2], reply[size + 3] = left, reset, wait
+        reply[size + 1], reply[size + 2] = left, reset
         size = size + 3
       end
     end

@@ -74,7 +74,7 @@ def test_whatever_else_falls_through_and_has_written_nothing(
     redis_url: str, asked: Take, limits: tuple[Limit, ...]
 ) -> None:
     """A clock that has stepped back, another generation, a check that may be a repetition, another plan, two states,
-    and no room in a limit that does not enforce beside one that does."""
+    and a refusal beside a quota in overage."""
 
     async def work(store: Store) -> None:
         await store.call("HSET", record_key("cl_test"), "generation", 1)

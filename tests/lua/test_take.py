@@ -12,7 +12,7 @@ from takes import Taker, with_store
 
 from quotas.decisions import Memory, Outcome, refund, take
 from quotas.errors import StoreUnavailableError
-from quotas.limits import Bucket, Limit, Mode, Per, Quota, Window
+from quotas.limits import EXACT, Bucket, Limit, Mode, Per, Quota, Window
 from quotas.scripts import (
     AMEND,
     TAKE,
@@ -162,6 +162,26 @@ def test_a_refusal_and_a_look_leave_bytes_and_expiry_as_they_were(redis_url: str
         assert (await taker.take([FIVE, DAY], now_us=0, cost=11)).outcome is Outcome.NEVER
         assert (await taker.take([FIVE, DAY], now_us=0, cost=0)).allowed
         assert await taker.state() == before
+
+    with_store(redis_url, work)
+
+
+@pytest.mark.parametrize("cost", [30, 2**52, EXACT - 1])
+def test_a_refusal_of_whatever_cost_says_what_is_left_to_the_unit(redis_url: str, cost: int) -> None:
+    """A cost times its grains, and a cost on top of what is used, can be more than any exact number."""
+    limits = [bucket("odd", 13, 7 * SECOND_US, 29), Limit("all", Quota(units=EXACT - 1, window=Window.YEAR)), FIVE]
+
+    async def work(store: Store) -> None:
+        taker = Taker(store)
+        await taker.register()
+        await taker.take(limits, now_us=NOW_US, cost=7)
+        later_us = NOW_US + 1_000_001
+        look = await taker.take(limits, now_us=later_us, cost=0)
+        refused = await taker.take(limits, now_us=later_us, cost=cost)
+        assert refused.outcome is Outcome.NEVER
+        for before, after in zip(look.standings, refused.standings, strict=True):
+            assert (after.remaining, after.reset_after_us) == (before.remaining, before.reset_after_us)
+            assert after.retry_after_us in {None, 0, after.reset_after_us}
 
     with_store(redis_url, work)
 

@@ -6,7 +6,7 @@ import pytest
 from takes import with_store
 
 from quotas import scripts
-from quotas.limits import Bucket, Limit, Mode, Per, Quota, Window
+from quotas.limits import EXACT, Bucket, Limit, Mode, Per, Quota, Window
 from quotas.scripts import Once, PackedPlan, Take, record_key, take_words
 from quotas.store import Script, Store
 
@@ -84,5 +84,23 @@ def test_whatever_else_falls_through_and_has_written_nothing(
         assert await ask(store, asked, *limits) == FELL_THROUGH
         assert sorted(await store.call("KEYS", "*")) == keys
         assert [await store.call("DUMP", key) for key in keys] == states
+
+    with_store(redis_url, work)
+
+
+def test_a_cost_beyond_what_can_be_subtracted_exactly_changes_no_limit(redis_url: str) -> None:
+    """What was subtracted as if there were room is not added again with another result, also where nothing refuses."""
+    tried = (replace(BUCKET, mode=Mode.SHADOW), replace(DAY, mode=Mode.SHADOW))
+
+    async def work(store: Store) -> None:
+        for limits, outcome in (((BUCKET, DAY), 0), (tried, 1)):
+            asked = ASKED._replace(client_id=f"cl_{outcome}")
+            await store.call("HSET", record_key(asked.client_id), "generation", 1)
+            await ask(store, asked._replace(cost=3), *limits, script=scripts.TAKE)
+            look = await ask(store, asked._replace(cost=0), *limits, script=scripts.TAKE)
+            for cost in (EXACT - 1, EXACT - 2):
+                reply = await ask(store, asked._replace(cost=cost), *limits, script=scripts.TAKE)
+                assert reply == [outcome, *look[1:4], -1, *look[5:7], -1]
+            assert await ask(store, asked._replace(cost=0), *limits, script=scripts.TAKE) == look
 
     with_store(redis_url, work)

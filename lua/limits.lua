@@ -252,7 +252,7 @@ local function quota_us(end_us, used)
 end
 
 -- Writes a scope's state for as long as there is something to remember, at least `live_us`; without, it goes. Units
--- at its end are kept for `keep_s` from now on; nil is for as long as they were kept anyway.
+-- at its end are kept for `keep_s` from now on; nil and false are for as long as they were kept anyway.
 local function write(scope, generation, live_us, keep_s)
   local layout, values, size, open = scope.layout, scope.values, scope.size, ''
   live_us = max(live_us, scope.until_us - now)

@@ -152,7 +152,7 @@ for index = 1, #scopes do
     counted = false
   end
   if charged or scope.moved then
-    write(scope, generation, live_us, keep_s)
+    write(scope, generation, live_us, charged and keep_s)
   end
 end
 if not room or cost == 0 then

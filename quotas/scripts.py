@@ -235,7 +235,7 @@ async def _close(store: Store, asked: Take, quarter: int) -> None:
     """Have the history take the units of a client's open quarter; whoever does it first has done it."""
     day = quarter // DAY_QUARTERS
     keys = (state_key(asked.client_id, test=asked.test), used_key(asked.client_id, day))
-    await store.run(CLOSE, keys, (_packed_history(day, asked.keep_s),))
+    await store.run(CLOSE, keys, (_packed_history(day, asked.keep_s), _clock(asked)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,7 +37,8 @@ MIDNIGHT_US = 20_522 * DAY_US
 NOW_US = MIDNIGHT_US + DAY_US // 2
 SECOND_US = 1_000_000
 QUARTER_US = 900 * SECOND_US
-KEEP_S = 400 * 86_400
+DAY_S = 86_400
+KEEP_S = 400 * DAY_S
 FIVE = Limit("five", Bucket(count=1, period_us=SECOND_US, burst=5))
 YEAR = Limit("year", Quota(units=10_000, window=Window.YEAR))
 DAY = Limit("day", Quota(units=10_000, window=Window.DAY))
@@ -68,9 +69,9 @@ async def bytes_of(store: Store) -> tuple[dict[bytes, tuple[bytes, int]], OpenQu
     return hashes, await opened(store)
 
 
-async def close(store: Store, day: int = 20_522) -> int:
+async def close(store: Store, day: int = 20_522, *, now_us: int = NOW_US) -> int:
     keys = (state_key("cl_test"), used_key("cl_test", day))
-    moved: int = await store.run(CLOSE, keys, (pack("<dd", day * DAY_US, KEEP_S),))
+    moved: int = await store.run(CLOSE, keys, (pack("<dd", day * DAY_US, KEEP_S), f"{now_us}"))
     return moved
 
 
@@ -394,6 +395,41 @@ class TestOpenQuarter:
             assert await take(store, PackedPlan([YEAR]), asked)
             assert await store.call("HGETALL", used_key("cl_test", 20_522)) == [b"48", b"4"]
             assert await history(store) == {quarter: 4, quarter + quarters: 2}
+
+        with_store(redis_url, work)
+
+    @pytest.mark.parametrize(("age_s", "left_s"), [(-DAY_S, KEEP_S), (KEEP_S - 100, 100), (KEEP_S, None)])
+    def test_who_comes_back_late_has_it_kept_no_longer_than_others(
+        self, redis_url: str, age_s: int, left_s: int | None
+    ) -> None:
+        """The state lives on for a quota of the year, or the client comes back just before it goes."""
+
+        async def work(store: Store) -> None:
+            taker = Taker(store)
+            await taker.register()
+            await taker.take([YEAR], now_us=MIDNIGHT_US, cost=4, keep_s=KEEP_S)
+            assert await close(store, now_us=MIDNIGHT_US + age_s * SECOND_US) == 1
+            left = await store.call("TTL", used_key("cl_test", 20_522))
+            assert left == -2 if left_s is None else left_s - 60 < left <= left_s
+            assert await history(store) == ({} if left_s is None else {MIDNIGHT_US // QUARTER_US: 4})
+            assert await opened(store) is None
+
+        with_store(redis_url, work)
+
+    def test_what_takes_nothing_keeps_it_no_longer(self, redis_url: str) -> None:
+        """A look after the clock has stepped back writes the state, and so does a refusal under another plan."""
+
+        async def work(store: Store) -> None:
+            taker = Taker(store)
+            await taker.register()
+            await taker.take([FIVE], now_us=NOW_US, keep_s=KEEP_S)
+            await store.call("EXPIRE", state_key("cl_test"), DAY_S)
+            for limits, cost in (([FIVE], 0), ([YEAR, FIVE], 6)):
+                written = await taker.state()
+                await taker.take(limits, now_us=NOW_US - 1 - cost, cost=cost, keep_s=KEEP_S)
+                assert (await taker.state())[0] != written[0]
+                assert await opened(store) == (NOW_US // QUARTER_US, 1)
+                assert DAY_S - 60 < await store.call("TTL", state_key("cl_test")) <= DAY_S
 
         with_store(redis_url, work)
 

@@ -21,7 +21,7 @@ from quotas.identities import Identities, Known, identity_of
 from quotas.last_use import LastUse
 from quotas.limits import Mode
 from quotas.metrics import Metrics
-from quotas.packed_identities import pack, short_of
+from quotas.packed_identities import lane_of, pack, short_of
 from quotas.plain_requests import Plain, PlainRequest
 from quotas.planbook import Planbook, PlanInForce
 from quotas.plans import Config, Plan, Preflight, StoreErrorPolicy
@@ -197,10 +197,19 @@ class Checks:
                 if self._clock_decides:
                     packed = self._packed_at(asked, now_us)
                 return Taking(self, as_sent, None, client, asked, packed, head, begin, begun, begun, asker)
+        if self._has_more(found):
+            return None
         taking = self._of_lane(digest, found, as_sent, now_us, begun, asker)
         if taking is not None and found.stays:
             self._keep_ready(self._whole(taking.asked), taking.packed, taking.head, now_us)
         return taking
+
+    def _has_more(self, identity: Identity) -> bool:
+        """Whether it is known that there is no lane for who is at hand, whom to pack would cost a tenth of a check."""
+        config, kind = self._planbook.config, lane_of(identity)
+        if identity.client.name in config.clients:
+            return True
+        return self._begun_under is config and kind in self._lanes and self._lanes[kind] is None
 
     def _of_lane(  # noqa: PLR0913, PLR0917 # What is known of a check by now.
         self, digest: bytes, known: Known, as_sent: AsSent, now_us: int, begun: float, asker: Asker

@@ -59,7 +59,7 @@ def pack(identity: Identity) -> bytes:
         None if more == _NO_MORE else more,
     )
     short = (
-        "" if client.overrides else kind_of(identity),
+        lane_of(identity),
         client.id.encode(),
         b"%d" % client.generation,
         told.encode(),
@@ -96,6 +96,11 @@ def unpack(packed: bytes, stays: bool) -> Identity:  # noqa: FBT001 # As `caches
 def kind_of(identity: Identity) -> str:
     """What all share whose plain checks come down to the same take but for their ids: plan, and environment."""
     return (_TEST if identity.environment is keys.Environment.TEST else _LIVE) + identity.client.plan
+
+
+def lane_of(identity: Identity) -> str:
+    """The same, but empty where the client has limits of its own."""
+    return "" if identity.client.overrides else kind_of(identity)
 
 
 def seen(identity: Identity, hour: int) -> Identity:

@@ -14,7 +14,7 @@ repeat
     break
   end
   local call, unpack, find, sub = redis.call, struct.unpack, string.find, string.sub
-  local floor, ceil, min = math.floor, math.ceil, math.min
+  local floor, ceil, max, min = math.floor, math.ceil, math.max, math.min
   local FORMAT = '<dddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddd'
   local HEAD, BUCKET_RULE, QUOTA_RULE, ENFORCE, OVERAGE = 26, 6, 8, 0, 2
   local MARGIN_US, FOREVER_US, MOST = 3600000000, 3155760000000000, 9007199254740991
@@ -97,7 +97,7 @@ repeat
         wait, taken = (cost > burst or refill == 0) and -1 or ceil(missing / refill), 0
         room = room and mode ~= ENFORCE
       else
-        level = -missing
+        level = level - taken * grains -- Not the negative of what is missing: that may be -0.
       end
       values[v] = level
       left, reset = floor(level / grains), 0
@@ -162,7 +162,7 @@ repeat
   local open, units = nil, 0
   if kept >= v then
     open, units = unpack('<dd', data, body + 8 * (v - 1) + 1)
-    if not quarter or open - first < -DAY_QUARTERS or open - first >= 2 * DAY_QUARTERS then
+    if quarter and (open - first < -DAY_QUARTERS or open - first >= 2 * DAY_QUARTERS) then
       break
     end
   end
@@ -225,11 +225,17 @@ repeat
       end
     end
   end
+  if open and charged and not quarter then -- It stays as it is.
+    values[v], values[v + 1] = open, units
+    v = v + 2
+  end
   if charged then
     -- It lives for more than nothing: something has just been taken. At a carried time it lives longer, see limits.lua.
     local pack, live_ms = struct.pack, ceil((live_us + (own_clock and 0 or MARGIN_US)) / 1000)
-    if quarter and live_ms < keep_s * 1000 then
-      live_ms = keep_s * 1000
+    if quarter then
+      live_ms = max(live_ms, keep_s * 1000)
+    elseif open then
+      live_ms = max(live_ms, call('PTTL', KEYS[1]))
     end
     local head = pack('<dddH', generation, now, now + live_us, #layout)
     local body = pack(sub(FORMAT, 1, v), _G.unpack(values, 1, v - 1))

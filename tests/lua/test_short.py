@@ -48,6 +48,9 @@ def test_what_is_common_is_answered_on_it(redis_url: str) -> None:
         assert (await ask(store, ASKED._replace(client_id="cl_other", own_clock=False), BUCKET))[0] == 1
         asked = ASKED._replace(client_id="cl_strict", keep_s=60, now_us=NOW_US + 3 * HOUR_US)
         assert (await ask(store, asked, *STRICT))[0] == 1
+        await store.call("HSET", record_key("cl_open"), "generation", 1)
+        for keep_s in (60, 0, 60):  # The open quarter stays.
+            assert (await ask(store, ASKED._replace(client_id="cl_open", keep_s=keep_s), *STRICT))[0] == 1
         assert (await ask(store, ASKED._replace(client_id="ip_1", generation=0, keep_s=60)))[0] == 1
         skipped = await ask(store, ASKED._replace(now_us=NOW_US + 3 * HOUR_US, skipped=frozenset({"never", "day"})))
         assert len(skipped) == 2 + 3 * 3

@@ -96,7 +96,7 @@ local function give(scope, layout, reply, lines)
 end
 
 -- The units of the quarters of a day: in its own hash, in those of the days next to it, and of the open quarter.
-local function day_units(day, before, after, open, units)
+local function day_units(day, before, after, scope, first)
   local sum = 0
   for offset, key in pairs({[0] = day, [-DAY_QUARTERS] = before, [DAY_QUARTERS] = after}) do
     local pairs_of = redis.call('HGETALL', key)
@@ -107,8 +107,9 @@ local function day_units(day, before, after, open, units)
       end
     end
   end
+  local open = scope.units and scope.quarter - first
   if open and open >= 0 and open < DAY_QUARTERS then
-    sum = sum + units
+    sum = sum + scope.units
   end
   return sum
 end
@@ -152,7 +153,7 @@ end
 if counted and now - at_us < keep_s * 1000000 then
   local key = KEYS[#KEYS - 2]
   if not back then
-    local day = day_units(key, KEYS[#KEYS - 1], KEYS[#KEYS], scopes[1].quarter and scopes[1].quarter - first, scopes[1].units)
+    local day = day_units(key, KEYS[#KEYS - 1], KEYS[#KEYS], scopes[1], first)
     back = min(units, max(0, day))
   end
   if back > 0 then

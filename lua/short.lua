@@ -18,7 +18,7 @@ repeat
   local FORMAT = '<dddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddd'
   local HEAD, BUCKET_RULE, QUOTA_RULE, ENFORCE, OVERAGE = 26, 6, 8, 0, 2
   local MARGIN_US, FOREVER_US, MOST = 3600000000, 3155760000000000, 9007199254740991
-  local QUARTER_US, DAY_QUARTERS, SKEW, OPEN_BYTES = 900000000, 96, 4, 16
+  local QUARTER_US, DAY_QUARTERS, SKEW = 900000000, 96, 4
 
   local generation, cost, now, history, layout = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], ARGV[5]
   if not (generation and cost and now and cost >= 0 and cost % 1 == 0) then
@@ -68,9 +68,10 @@ repeat
 
   -- Take from every limit as if there were room, and report; `values` are the state's then.
   local rules = {unpack(sub(FORMAT, 1, count + 1), ARGV[6])}
-  local body, values = HEAD + #layout, nil
-  local kept = data and (#data - body) / 8 or 0
-  if known then
+  local kept, values = 0, nil
+  if data then
+    local body = HEAD + #layout
+    kept = (#data - body) / 8
     values = {unpack(sub(FORMAT, 1, kept + 1), data, body + 1)}
   else
     values = {0, 0, 0, 0, 0, 0, 0, 0}
@@ -161,7 +162,7 @@ repeat
   -- The open quarter: what the state counts of usage is all that it has behind the values.
   local open, units = nil, 0
   if kept >= v then
-    open, units = unpack('<dd', data, body + 8 * (v - 1) + 1)
+    open, units = values[v], values[v + 1]
     if quarter and (open - first < -DAY_QUARTERS or open - first >= 2 * DAY_QUARTERS) then
       break
     end
@@ -206,12 +207,11 @@ repeat
     if charged then
       local now_open = first + quarter
       if open == now_open then
-        moved, units = 0, units + cost
-        if units > MOST then
-          units = MOST
-        end
+        moved, units = 0, min(units + cost, MOST)
+      elseif open then
+        field, moved, units = open - first, units, cost
       else
-        field, moved, units = (open or 0) - first, units, cost
+        moved, units = 0, cost
       end
       values[v], values[v + 1] = now_open, units
       v = v + 2
@@ -225,9 +225,8 @@ repeat
       end
     end
   end
-  if open and charged and not quarter then -- It stays as it is.
-    values[v], values[v + 1] = open, units
-    v = v + 2
+  if open and not quarter then
+    v = v + 2 -- It stays as it is.
   end
   if charged then
     -- It lives for more than nothing: something has just been taken. At a carried time it lives longer, see limits.lua.

@@ -21,18 +21,17 @@ from quotas.identities import Identities, Known, identity_of
 from quotas.last_use import LastUse
 from quotas.limits import Mode
 from quotas.metrics import Metrics
-from quotas.packed_identities import lane_of, pack, short_of
+from quotas.packed_identities import kind_of, pack, short_of
 from quotas.plain_requests import Plain, PlainRequest
 from quotas.planbook import Planbook, PlanInForce
 from quotas.plans import Config, Plan, Preflight, StoreErrorPolicy
 from quotas.refusal_memory import RefusalMemory
 from quotas.refusals import Refusals
-from quotas.registry import HOUR_US, Client, Identity, Status
+from quotas.registry import HOUR_US, Identity, Status
 from quotas.requests import CheckRequest
-from quotas.rows import Key
 from quotas.scripts import OPEN, STALE, TAKE, TAKEN, WINDOWS, Once, Take, decision_of, take, take_words
 from quotas.store import Store, deadline
-from quotas.takings import Asked, Asker, AsSent, Head, Heads, Lane, OfLane, Ready, Taking, new_asked
+from quotas.takings import Asked, Asker, AsSent, Heads, Lane, OfLane, Ready, Taking, new_asked
 
 LOG_EVERY_S = 10.0
 """Least time between two log lines about a store that does not answer."""
@@ -197,19 +196,12 @@ class Checks:
                 if self._clock_decides:
                     packed = self._packed_at(asked, now_us)
                 return Taking(self, as_sent, None, client, asked, packed, head, begin, begun, begun, asker)
-        if self._has_more(found):
-            return None
+        if self._lane(kind_of(found), found.client.name, found, now_us) is None:
+            return None  # To pack it would cost a tenth of a check.
         taking = self._of_lane(digest, found, as_sent, now_us, begun, asker)
         if taking is not None and found.stays:
-            self._keep_ready(self._whole(taking.asked), taking.packed, taking.head, now_us)
+            self._keep_ready(self._whole(taking.asked), taking, now_us)
         return taking
-
-    def _has_more(self, identity: Identity) -> bool:
-        """Whether it is known that there is no lane for who is at hand, whom to pack would cost a tenth of a check."""
-        config, kind = self._planbook.config, lane_of(identity)
-        if identity.client.name in config.clients:
-            return True
-        return self._begun_under is config and kind in self._lanes and self._lanes[kind] is None
 
     def _of_lane(  # noqa: PLR0913, PLR0917 # What is known of a check by now.
         self, digest: bytes, known: Known, as_sent: AsSent, now_us: int, begun: float, asker: Asker
@@ -217,17 +209,9 @@ class Checks:
         """The take of a plain check, from what it has in common with others; None where there is more to it."""
         short = short_of(known if isinstance(known, bytes) else pack(known))
         kind, client_id, generation, told, name, subject, key_id, until_us, _ = short
-        config = self._planbook.config
         name = told.decode() if name is None else name
         key_id = subject if key_id is None else key_id
-        if now_us >= until_us or name in config.clients:
-            return None
-        if config is not self._begun_under:
-            self._begin_under(config)
-        try:
-            lane = self._lanes[kind]
-        except KeyError:
-            lane = self._made_lane(kind, identity_of(known), config, now_us)
+        lane = self._lane(kind, name, known, now_us) if now_us < until_us else None
         if lane is None:
             return None
         asked: Asked | OfLane = (digest, known, lane.in_force, now_us)
@@ -240,6 +224,18 @@ class Checks:
         begin = lane.begin and lane.begin % (told, subject)
         client = (client_id.decode(), name, lane.plan)
         return Taking(self, as_sent, None, client, asked, packed, lane.head, begin, begun, begun, asker)
+
+    def _lane(self, kind: str, name: str, known: Known, now_us: int) -> Lane | None:
+        """The lane of a client of this name, known as one of this kind; None where there is more to its checks."""
+        config = self._planbook.config
+        if name in config.clients:
+            return None
+        if config is not self._begun_under:
+            self._begin_under(config)
+        try:
+            return self._lanes[kind]
+        except KeyError:
+            return self._made_lane(kind, identity_of(known), config, now_us)
 
     def _made_lane(self, kind: str, identity: Identity, config: Config, now_us: int) -> Lane | None:
         """The lane of a kind of identities, of which this is one; None where there is more to their checks."""
@@ -284,28 +280,29 @@ class Checks:
             asker.answer(self._counted(asked, begun))
             return
         head = None
-        if asked.is_of_all(request):
+        is_of_all = asked.is_of_all(request)
+        if is_of_all:
             head = self._heads and self._heads(asked.plan.limits, self._planbook.config.headers)
             packed = self._packed_at(asked, now_us)
-            if identity.stays:
-                self._keep_ready(asked, packed, head, now_us)
         else:
             packed = TAKE.packed(*take_words(asked.plan, asked.take, now_us))
-        sent = self._timer()
-        client = _named(asked.identity.client)
-        self._send(Taking(self, request, nobody, client, asked, packed, head, b"", begun, sent, asker))
+        begin = b"" if head is None else head.begin(asked.identity)
+        client = asked.identity.client
+        named = (client.id, client.name, client.plan)
+        taking = Taking(self, request, nobody, named, asked, packed, head, begin, begun, self._timer(), asker)
+        if is_of_all and identity.stays:
+            self._keep_ready(asked, taking, now_us)
+        self._send(taking)
 
-    def _keep_ready(self, asked: Asked, packed: bytes, head: Head | None, now_us: int) -> None:
+    def _keep_ready(self, asked: Asked, taking: Taking, now_us: int) -> None:
         """Keep a take for the next check of this credential, which will be the same one."""
         # A key is noted once an hour, so nothing is kept over the hour.
         ends = (asked.in_force.until_us, asked.loaded.expires_at_us, now_us // HOUR_US * HOUR_US + HOUR_US)
         until_us = min(asked.plan.until_us(now_us), *(end for end in ends if end is not None))
         if len(self._ready) >= MAX_READY:
             self._ready.popitem(last=False)
-        config = self._planbook.config
-        begin = b"" if head is None else head.begin(asked.identity)
-        made = (asked, asked.loaded, _named(asked.identity.client), packed, head, begin, config, now_us, until_us)
-        self._ready[asked.digest] = Ready(*made)
+        made = (asked, asked.loaded, taking.client, taking.packed, taking.head, taking.begin)
+        self._ready[asked.digest] = Ready(*made, self._planbook.config, now_us, until_us)
 
     def _packed_at(self, asked: Asked, now_us: int) -> bytes:
         """A take of all limits, at this instant."""
@@ -332,7 +329,7 @@ class Checks:
         try:
             head = taking.head
             if head is not None and type(reply) is list and reply[0] == TAKEN:
-                lines = (taking.begin or head.begin(self._whole(taking.asked).identity)) + head.lines(reply)
+                lines = taking.begin + head.lines(reply)
                 ended = self._timer()
                 # What has a head costs one unit.
                 self._metrics.taken(taking.client, 1, ended - taking.begun, ended - taking.sent)
@@ -638,7 +635,3 @@ _take: Callable[[tuple[object, ...]], Take] = partial(tuple.__new__, Take)
 def _required(request: CheckRequest, plan: Plan, skipped: frozenset[str]) -> frozenset[str]:
     """The scopes that a request needs; a look is about no limit more than about another."""
     return request.scopes | (plan.required_scopes if request.look else plan.scopes_for(skipped))
-
-
-def _named(client: Client) -> Key:
-    return client.id, client.name, client.plan

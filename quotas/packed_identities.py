@@ -59,7 +59,7 @@ def pack(identity: Identity) -> bytes:
         None if more == _NO_MORE else more,
     )
     short = (
-        lane_of(identity),
+        kind_of(identity),
         client.id.encode(),
         b"%d" % client.generation,
         told.encode(),
@@ -94,13 +94,14 @@ def unpack(packed: bytes, stays: bool) -> Identity:  # noqa: FBT001 # As `caches
 
 
 def kind_of(identity: Identity) -> str:
-    """What all share whose plain checks come down to the same take but for their ids: plan, and environment."""
-    return (_TEST if identity.environment is keys.Environment.TEST else _LIVE) + identity.client.plan
+    """What all share whose plain checks come down to the same take but for their ids: plan, and environment.
 
-
-def lane_of(identity: Identity) -> str:
-    """The same, but empty where the client has limits of its own."""
-    return "" if identity.client.overrides else kind_of(identity)
+    It is empty where the client has limits of its own.
+    """
+    client = identity.client
+    if client.overrides:
+        return ""
+    return (_TEST if identity.environment is keys.Environment.TEST else _LIVE) + client.plan
 
 
 def seen(identity: Identity, hour: int) -> Identity:

@@ -10,7 +10,6 @@ instant, in seconds since the epoch, at which that limit has everything again.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from http import HTTPStatus
 
 import orjson
@@ -43,9 +42,6 @@ _MAX_KNOWN = 4096
 
 _MAX_IDENTITIES = 10_000
 """Identities whose lines a worker keeps."""
-
-_MAX_PLANS = 1000
-"""Plans whose lines a worker keeps."""
 
 _MAX_SAID = 1000
 """Responses that a worker keeps to give them again: some 2 MB."""
@@ -205,7 +201,6 @@ def _head_of(identity: Identity) -> bytes:
     return head_on(client.plan) % (encoded(client.name).encode(), encoded(identity.subject).encode())
 
 
-@lru_cache(_MAX_PLANS)
 def head_on(plan: str) -> bytes:
     """The same lines of whoever is on a plan: a format for a client's name and its subject, each as a field value."""
     named = b"cache-control: no-store\r\nx-quotas-client: %%b\r\nx-quotas-plan: %b\r\nx-quotas-subject: %%b\r\n"

@@ -136,7 +136,7 @@ class Decider(Protocol):
 class Taking(Call):
     """A take on its way, and what its reply has to find again. `head` None is to be answered in full.
 
-    `client` is whom it is counted for, and `begin` what the head begins with for it; empty is not known yet. It may
+    `client` is whom it is counted for, and `begin` what the head begins with for it, empty without one. It may
     be `sent` when the check has `begun`, where nothing had to be worked out before. A request that was not read in full
     is there as it was sent: headers, or the bytes of a plain one, face, method, target, and where the configuration has
     credentials.

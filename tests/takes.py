@@ -7,8 +7,9 @@ from typing import TypeVar
 from quotas.decisions import Decision
 from quotas.limits import Limit
 from quotas.news import STREAM
-from quotas.scripts import Once, PackedPlan, Take, record_key, state_key, take
+from quotas.scripts import Once, OpenQuarter, PackedPlan, Take, decode_state, record_key, state_key, take
 from quotas.store import Store
+from quotas.tallies import DAY_QUARTERS
 
 T = TypeVar("T")
 
@@ -24,6 +25,26 @@ def with_store(url: str, work: Callable[[Store], Awaitable[T]]) -> T:
 async def keys_left(store: Store) -> list[bytes]:
     """Every key of the server but the notices to workers."""
     return [key for key in sorted(await store.call("KEYS", "*")) if key != STREAM.encode()]
+
+
+async def opened(store: Store, client_id: str = "cl_test") -> OpenQuarter | None:
+    """The quarter whose units a client's state counts."""
+    state = await store.call("GET", state_key(client_id))
+    return None if state is None else decode_state(state).open_quarter
+
+
+async def history(store: Store, client_id: str = "cl_test") -> dict[int, int]:
+    """All units of a client by quarter since the epoch, those of 0 left out."""
+    found: dict[int, int] = {}
+    for key in await store.call("KEYS", f"q1:{{{client_id}}}:used:*"):
+        first = DAY_QUARTERS * int(key.rpartition(b":")[2])
+        words = await store.call("HGETALL", key)
+        for quarter, units in zip(words[::2], words[1::2], strict=True):
+            found[first + int(quarter)] = found.get(first + int(quarter), 0) + int(units)
+    open_quarter = await opened(store, client_id)
+    if open_quarter is not None:
+        found[open_quarter.quarter] = found.get(open_quarter.quarter, 0) + open_quarter.units
+    return {quarter: units for quarter, units in found.items() if units}
 
 
 class Taker:

@@ -5,7 +5,7 @@ from struct import pack
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from takes import with_store
+from takes import history, opened, with_store
 
 from quotas import scripts
 from quotas.limits import Bucket, Limit, Mode, Per, Quota, Window
@@ -53,21 +53,6 @@ STEPS = st.builds(
 )
 
 
-async def history(store: Store) -> dict[int, int]:
-    """All units by quarter since the epoch, those of 0 left out."""
-    found: dict[int, int] = {}
-    for key in await store.call("KEYS", f"q1:{{{WITH}}}:used:*"):
-        first = 96 * int(key.rpartition(b":")[2])
-        words = await store.call("HGETALL", key)
-        for quarter, units in zip(words[::2], words[1::2], strict=True):
-            found[first + int(quarter)] = found.get(first + int(quarter), 0) + int(units)
-    state = await store.call("GET", state_key(WITH))
-    is_open = None if state is None else decode_state(state).open_quarter
-    if is_open is not None:
-        found[is_open.quarter] = found.get(is_open.quarter, 0) + is_open.units
-    return {quarter: units for quarter, units in found.items() if units}
-
-
 async def taken(store: Store, step: Step, generation: int, now_us: int) -> int:
     """The units that a take counts; both clients are answered the same."""
     asked = Take(WITH, generation, "k", step.units, now_us, own_clock=True, skipped=step.skipped, keep_s=step.keep_s)
@@ -104,8 +89,7 @@ async def given_back(store: Store, step: Step, name: str, now_us: int) -> dict[s
 
 async def close(store: Store, now_us: int) -> None:
     """Close the quarter that is open, if one is."""
-    state = await store.call("GET", state_key(WITH))
-    is_open = None if state is None else decode_state(state).open_quarter
+    is_open = await opened(store, WITH)
     if is_open is not None:
         day = is_open.quarter // 96
         words = (pack("<dd", day * DAY_US, KEEP_S), f"{now_us}")
@@ -139,7 +123,7 @@ def test_it_is_what_was_allowed_and_nothing_else_is_different(server_url: str, s
                 names = await given_back(store, step, f"{number}", now_us)
                 quotas = [name for name in ("year", "day", "each") if name in names]
                 quarter = (now_us - (step.ago_us or 0)) // QUARTER_US
-                change = (await history(store)).get(quarter, 0) - counted.get(quarter, 0)
+                change = (await history(store, WITH)).get(quarter, 0) - counted.get(quarter, 0)
                 assert -step.units <= change <= 0
                 assert step.keep_s or not change
                 assert not step.keep_s or len(quotas) != 1 or change == -names[quotas[0]]
@@ -150,7 +134,7 @@ def test_it_is_what_was_allowed_and_nothing_else_is_different(server_url: str, s
                 generation += 1
                 for client in (WITH, WITHOUT):
                     assert await store.run(AMEND, (record_key(client), state_key(client)), ()) == generation
-            assert await history(store) == {quarter: units for quarter, units in counted.items() if units}
+            assert await history(store, WITH) == {quarter: units for quarter, units in counted.items() if units}
             await limits_remember_the_same(store, now_us)
 
     with_store(server_url, compare)

@@ -7,7 +7,7 @@ from struct import pack
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from takes import Taker, with_store
+from takes import Taker, history, opened, with_store
 
 from quotas.decisions import take_once
 from quotas.limits import EXACT, Bucket, Limit, Mode, Per, Quota, Window
@@ -42,25 +42,6 @@ KEEP_S = 400 * DAY_S
 FIVE = Limit("five", Bucket(count=1, period_us=SECOND_US, burst=5))
 YEAR = Limit("year", Quota(units=10_000, window=Window.YEAR))
 DAY = Limit("day", Quota(units=10_000, window=Window.DAY))
-
-
-async def history(store: Store) -> dict[int, int]:
-    """All units by quarter since the epoch, those of 0 left out."""
-    found: dict[int, int] = {}
-    for key in await store.call("KEYS", "q1:{cl_test}:used:*"):
-        day = int(key.rpartition(b":")[2])
-        words = await store.call("HGETALL", key)
-        for quarter, units in zip(words[::2], words[1::2], strict=True):
-            found[96 * day + int(quarter)] = found.get(96 * day + int(quarter), 0) + int(units)
-    open_quarter = await opened(store)
-    if open_quarter is not None:
-        found[open_quarter.quarter] = found.get(open_quarter.quarter, 0) + open_quarter.units
-    return {quarter: units for quarter, units in found.items() if units}
-
-
-async def opened(store: Store) -> OpenQuarter | None:
-    state = await store.call("GET", state_key("cl_test"))
-    return None if state is None else decode_state(state).open_quarter
 
 
 async def bytes_of(store: Store) -> tuple[dict[bytes, tuple[bytes, int]], OpenQuarter | None]:

@@ -21,6 +21,7 @@ from quotas.identities import Identities, Known, identity_of
 from quotas.last_use import LastUse
 from quotas.limits import Mode
 from quotas.metrics import Metrics
+from quotas.pace import Pace
 from quotas.packed_identities import kind_of, pack, short_of
 from quotas.plain_requests import Plain, PlainRequest
 from quotas.planbook import Planbook, PlanInForce
@@ -80,6 +81,7 @@ class Checks:
         self._last_use = last_use
         self._refusals = refusals
         self._memory = memory
+        self._pace = Pace()
         self._timeout_s = timeout_s
         self._clock = clock
         self._timer = timer
@@ -313,12 +315,35 @@ class Checks:
         return asked.plan.takes(asked.take, now_us).packed(*ids)
 
     def _send(self, taking: Taking) -> None:
-        """Send a take, unless this worker knows that it is refused; one that cannot be sent is told why at once."""
+        """Send a take, unless this worker knows that it is refused."""
         if self._memory.clients and taking.client[0] in self._memory.clients:
-            answer = self._recalled(self._whole(taking.asked))
-            if answer is not None and taking.done is not None:
-                taking.done(self._counted(answer, taking.begun))
+            asked = self._whole(taking.asked)
+            if self._memory.recall(asked.plan, asked.take) is not None:
+                self._pace.then(partial(self._refuse, taking, asked))
                 return
+        self._give(taking)
+
+    def _refuse(self, taking: Taking, asked: Asked) -> None:
+        """Tell who asked that it is refused, unless that is over by now."""
+        assert taking.done is not None, "nobody has told it yet"
+        try:
+            answer = self._recalled(asked)
+            if answer is None:
+                take_now = self._now(asked).take
+                taking.packed = TAKE.packed(*take_words(asked.plan, take_now, take_now.now_us))
+                taking.sent = self._timer()
+                self._give(taking)
+                return
+            taking.done(self._counted(answer, taking.begun))
+        except Exception as error:  # noqa: BLE001 # Nobody but the caller can be told.
+            taking.done(error)
+
+    def _now(self, asked: Asked) -> Asked:
+        """The same take, of this instant."""
+        return asked._replace(take=asked.take._replace(now_us=self._clock()))
+
+    def _give(self, taking: Taking) -> None:
+        """Give a take to the store; one that cannot be sent is told why at once."""
         try:
             self._store.send(taking)
         except StoreUnavailableError as error:
@@ -510,9 +535,12 @@ class Checks:
             if asked is None:
                 anew = True
                 continue
-            answer = self._recalled(asked) if self._memory.clients else None
-            if answer is not None:
-                return answer
+            if self._memory.clients and self._memory.recall(asked.plan, asked.take) is not None:
+                await self._pace.turn()
+                answer = self._recalled(asked)
+                if answer is not None:
+                    return answer
+                asked = self._now(asked)
             begun = self._timer()
             decision = await take(self._store, asked.plan, asked.take)
             ended = self._timer()

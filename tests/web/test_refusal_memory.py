@@ -4,7 +4,7 @@ import asyncio
 import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
 from unittest.mock import patch
@@ -12,11 +12,13 @@ from unittest.mock import patch
 import httpx
 import jwt
 import pytest
+from timers import Timers
 
-from quotas import app
+from quotas import app, checks
 from quotas.keys import Environment
 from quotas.news import LEASE_S, LISTENERS, Listener
 from quotas.overrides import Override
+from quotas.pace import Pace
 
 from .conftest import Server
 from .monitor import watched
@@ -156,6 +158,41 @@ def test_it_counts_as_any_refusal_does(redis_url: str, caplog: pytest.LogCapture
             words = await worker.store.call("HGETALL", keys[0])
             assert (len(keys), words[0].endswith(b":rate_limited")) == (1, True)
             assert int(words[1]) == after[refusals]
+
+    asyncio.run(work())
+
+
+def test_who_asks_again_at_once_waits_a_moment_and_nobody_else_does(redis_url: str) -> None:
+    """What it is told then is what holds then, be it that it may pass."""
+
+    async def work() -> None:
+        clock, timers, stack = noon(), Timers(), AsyncExitStack()
+        with patch.object(checks, "Pace", lambda: Pace(timers.later)):
+            worker = await stack.enter_async_context(one(redis_url, clock))
+        async with stack:
+            other = await worker.key("other")
+            secret = await exhausted(worker, "fast", 1)
+            before = await remembered(worker)
+            asked = [asyncio.create_task(worker.check(secret)) for _ in range(3)]
+            for _ in range(3):
+                assert (await worker.check(other)).status_code == 200
+            assert (await remembered(worker), any(each.done() for each in asked)) == (before, False)
+            timers.fire()
+            assert [(await each).status_code for each in asked] == [429] * 3
+            assert await remembered(worker) == before + 3
+
+            late = asyncio.create_task(worker.check(secret))
+            assert (await worker.check(other)).status_code == 429
+            clock.go_on(0.2)
+            assert not late.done()
+            timers.fire()
+            assert (await late).status_code == 200
+            assert await remembered(worker) == before + 3
+            timers.fire()
+
+            assert (await worker.check(secret)).status_code == 429, "the store says so"
+            assert (await worker.check(secret)).status_code == 429, "and then the worker, who has no pause now"
+            assert await remembered(worker) == before + 4
 
     asyncio.run(work())
 

@@ -7,7 +7,7 @@
 --          and at its end, where it counts usage too (see usage.lua): <quarter f64> <units f64>
 --          until_us is when the last bucket is full and the last window in use has ended (plus MARGIN_US), under
 --          every plan that wrote the state; from then on it counts as absent, and absent is fresh. PX is the same
---          in milliseconds, MARGIN_US more at a carried time: the server's clock is not the one that counts.
+--          in whole milliseconds, MARGIN_US more at a carried time: the server's clock is not the one that counts.
 --          With units at its end it lives longer than that, as long as a history does.
 --          The layout may go on with limits that the plan had before (the attic); they go on refilling and
 --          ending, and are dropped when there is nothing left to remember of them.
@@ -251,9 +251,14 @@ local function quota_us(end_us, used)
   return used == 0 and 0 or max(0, end_us + MARGIN_US - now)
 end
 
+-- PX for what must not go before so many microseconds are over. The server counts it from the millisecond that has begun.
+local function lifetime_ms(live_us)
+  return ceil((now % 1000 + live_us + extra_us) / 1000)
+end
+
 -- Writes a scope's state for as long as there is something to remember, at least `live_us`; without, it goes. Units
--- at its end are kept for `keep_s` from now on; nil and false are for as long as they were kept anyway.
-local function write(scope, generation, live_us, keep_s)
+-- at its end are kept for the scope's `keep_ms`, or without that for as long as they were kept anyway.
+local function write(scope, generation, live_us)
   local layout, values, size, open = scope.layout, scope.values, scope.size, ''
   live_us = max(live_us, scope.until_us - now)
   for _, limit in ipairs(scope.attic or {}) do
@@ -270,10 +275,10 @@ local function write(scope, generation, live_us, keep_s)
       live_us = max(live_us, quota_us(limit.end_us, limit.used))
     end
   end
-  local live_ms = live_us > 0 and ceil((live_us + extra_us) / 1000) or 0
+  local live_ms = live_us > 0 and lifetime_ms(live_us) or 0
   if scope.units then
     open = pack('<dd', scope.quarter, scope.units)
-    live_ms = max(live_ms, keep_s and keep_s * 1000 or redis.call('PTTL', scope.key))
+    live_ms = max(live_ms, scope.keep_ms or redis.call('PTTL', scope.key))
   end
   if live_ms > 0 then
     local head = pack('<dddH', generation, now, now + live_us, #layout)

@@ -15,14 +15,15 @@
 -- ARGV[7], ARGV[8]     layout and rules of the limits of KEYS[3]
 -- last ARGV within_us   integer, microseconds, whole milliseconds: how long the last KEY is remembered; there with it only
 --
--- Returns  {TAKEN, REFUSED or REPEATED, now_us, then for each limit that applies: remaining, reset_after_us, retry_after_us}
+-- Returns  a string of i64 (little-endian), because a list costs the server a reply for each number; one of
+--          TAKEN, REFUSED or REPEATED, now_us, then for each limit that applies: remaining, reset_after_us, retry_after_us
 --            remaining       whole units left, rounded down; below 0 by what a quota in overage is past its units
 --            reset_after_us  until full or until the window ends, rounded up; -1 never
 --            retry_after_us  0 when the cost had room, else until it has, rounded up; -1 never
 --            REPEATED is what was TAKEN by the same check less than within_us ago, now_us included; nothing is taken
---          {STALE}            the caller's generation is not the client's: load the client anew, then ask again
---          {WINDOWS, now_us}  the boundaries or the day given do not hold now_us: compute them around it, then ask again
---          {OPEN, quarter}    the state's open quarter, since the epoch, is of a day too far from that of `used`: close it
+--          STALE              the caller's generation is not the client's: load the client anew, then ask again
+--          WINDOWS, now_us    the boundaries or the day given do not hold now_us: compute them around it, then ask again
+--          OPEN, quarter      the state's open quarter, since the epoch, is of a day too far from that of `used`: close it
 --                             (close.lua), then ask again
 --
 -- State    see limits.lua and usage.lua. What a check was answered is the numbers of its reply behind the first, f64 each, PX within_us.
@@ -36,7 +37,7 @@
 --   The history counts the cost of each allowed check once, whatever limits it met.
 --
 -- Worked call: one bucket of 5/second, burst 10 (grains 200000, refill 1), fresh, cost 3, at 1,000,000 us:
---   {1, 1000000, 7, 600000, 0}; the state holds level 1400000 and lives 600 ms.
+--   1, 1000000, 7, 600000, 0; the state holds level 1400000 and lives 600 ms.
 
 local TAKEN, REFUSED, REPEATED, STALE, WINDOWS, OPEN = 1, 0, 2, -1, -2, -3
 
@@ -53,6 +54,11 @@ assert(generation and cost and cost >= 0 and cost % 1 == 0, 'take: generation an
 assert(set_clock(ARGV[3]), 'take: now_us is an integer')
 local once_key, within_us = once and KEYS[#KEYS], once and tonumber(ARGV[#ARGV])
 assert(not once or within_us and within_us >= 1000 and within_us % 1000 == 0, 'take: within_us is whole milliseconds')
+
+-- The reply of these numbers.
+local function packed(numbers)
+  return pack('<' .. rep('i8', #numbers), _G.unpack(numbers))
+end
 
 -- Takes the cost where there is room (`cost` 0 takes nothing), and reports every limit that applies.
 -- Returns whether anything was taken, and for how long there is something to remember.
@@ -105,7 +111,7 @@ end
 local data = redis.call('GET', KEYS[1])
 if generation ~= 0 and (not data or unpack('<d', data) ~= generation) then
   if tonumber(redis.call('HGET', KEYS[2], 'generation') or '') ~= generation then
-    return {STALE}
+    return packed({STALE})
   end
 end
 
@@ -115,7 +121,7 @@ if once then
   if answered and now - unpack('<d', answered) < within_us then
     local reply = {REPEATED, unpack('<' .. rep('d', #answered / 8), answered)}
     reply[#reply] = nil -- unpack ends with where it stopped.
-    return reply
+    return packed(reply)
   end
 end
 
@@ -123,7 +129,7 @@ local quarter, keep_s, first
 if counted then
   quarter, keep_s, first = quarter_at(history, now)
   if not quarter then
-    return {WINDOWS, now}
+    return packed({WINDOWS, now})
   end
 end
 
@@ -135,7 +141,7 @@ for index = 1, states do
   end
   local scope, has_room = weigh(key, data, ARGV[2 * index + 3], ARGV[2 * index + 4], cost)
   if not scope then
-    return {WINDOWS, now}
+    return packed({WINDOWS, now})
   end
   scopes[index] = scope
   room = room and has_room
@@ -147,22 +153,22 @@ for index = 1, #scopes do
   local charged, live_us = settle(scope, room and cost or 0, reply)
   if charged and counted and index == 1 then
     if not count_open(scope, KEYS[states + 2], quarter, first, cost, keep_s) then
-      return {OPEN, scope.quarter}
+      return packed({OPEN, scope.quarter})
     end
     counted = false
   end
   if charged or scope.moved then
-    write(scope, generation, live_us, charged and keep_s)
+    write(scope, generation, live_us)
   end
 end
 if not room or cost == 0 then
-  return reply
+  return packed(reply)
 end
 if counted then
   count(KEYS[states + 2], quarter, cost, keep_s)
 end
 if once then
   local numbers = pack('<' .. rep('d', #reply - 1), _G.unpack(reply, 2))
-  redis.call('SET', once_key, numbers, 'PX', string.format('%.0f', (within_us + extra_us) / 1000))
+  redis.call('SET', once_key, numbers, 'PX', string.format('%.0f', lifetime_ms(within_us)))
 end
-return reply
+return packed(reply)

@@ -11,7 +11,8 @@
 --          Of one quarter the units can be in the client's state, at its end: <quarter since the epoch f64> <units f64>,
 --          the open quarter. A take writes the state anyway, so it adds to them for nothing; with the first take of
 --          another quarter they go to the hash that is at hand, which may be that of a day next to theirs. What was used
---          is what the hashes and the open quarter have. A state lives keep_s from its last units on.
+--          is what the hashes and the open quarter have. A state lives keep_s from the end of its open quarter on, so that
+--          within one it need not be told anew.
 --
 -- History  string: <day_us f64> <keep_s f64>, the instant at which the day of the hash begins, and how long it is kept
 
@@ -52,5 +53,6 @@ local function count_open(scope, key, quarter, first, units, keep_s)
     count(key, field, scope.units, keep_s)
   end
   scope.quarter, scope.units = first + quarter, min(before + units, 9007199254740991)
+  scope.keep_ms = ceil(((scope.quarter + 1) * QUARTER_US - now) / 1000) + keep_s * 1000
   return true
 end

@@ -7,7 +7,7 @@ import asyncio
 import logging
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any
 
@@ -30,7 +30,7 @@ from quotas.refusal_memory import RefusalMemory
 from quotas.refusals import Refusals
 from quotas.registry import HOUR_US, Identity, Status
 from quotas.requests import CheckRequest
-from quotas.scripts import OPEN, STALE, TAKE, TAKEN, WINDOWS, Once, Take, decision_of, take, take_words
+from quotas.scripts import OPEN, STALE, TAKE, TAKEN, WINDOWS, Once, Take, decision_of, numbers_of, take, take_words
 from quotas.store import Store, deadline
 from quotas.takings import Asked, Asker, AsSent, Heads, Lane, OfLane, Ready, Taking, new_asked
 
@@ -351,16 +351,21 @@ class Checks:
 
     def told(self, taking: Taking, reply: Any, asker: Asker) -> None:
         """Tell who asked what the reply to a take comes down to."""
+        answer: Answer | None
         try:
-            head = taking.head
-            if head is not None and type(reply) is list and reply[0] == TAKEN:
-                lines = taking.begin + head.lines(reply)
-                ended = self._timer()
-                # What has a head costs one unit.
-                self._metrics.taken(taking.client, 1, ended - taking.begun, ended - taking.sent)
-                asker.allowed(lines)
-                return
-            answer = self._told(taking, reply)
+            if type(reply) is not bytes:  # It is what is wrong.
+                answer = self._unanswered(taking.request(), reply, self._whole(taking.asked).loaded)
+            else:
+                numbers = numbers_of(reply)
+                head = taking.head
+                if head is not None and numbers[0] == TAKEN:
+                    lines = taking.begin + head.lines(numbers)
+                    ended = self._timer()
+                    # What has a head costs one unit.
+                    self._metrics.taken(taking.client, 1, ended - taking.begun, ended - taking.sent)
+                    asker.allowed(lines)
+                    return
+                answer = self._told(taking, numbers)
             if answer is not None:
                 self._counted(answer, taking.begun)
         except Exception as error:  # noqa: BLE001 # Nobody but the caller can be told: the store only reads replies.
@@ -371,11 +376,9 @@ class Checks:
             return
         self._go_on_alone(taking.request(), taking.nobody, taking.begun, asker)
 
-    def _told(self, taking: Taking, reply: Any) -> Answer | None:
+    def _told(self, taking: Taking, reply: Sequence[int]) -> Answer | None:
         """What a reply to a take makes of the check; None when it must be asked again by who can wait."""
         asked = self._whole(taking.asked)
-        if isinstance(reply, StoreUnavailableError):
-            return self._unanswered(taking.request(), reply, asked.loaded)
         ended = self._timer()
         self._metrics.store_seconds("take", ended - taking.sent)
         if reply[0] == STALE:

@@ -15,7 +15,7 @@ from quotas.decisions import Decision
 from quotas.errors import ConfigError, Fault
 from quotas.logged_requests import LogError, LoggedRequest
 from quotas.plans import Config, Plan
-from quotas.scripts import TAKE, PackedPlan, Take, decision_of, record_key, take_words
+from quotas.scripts import TAKE, PackedPlan, Take, decision_of, numbers_of, record_key, take_words
 from quotas.store import Store
 
 BATCH = 250
@@ -96,7 +96,7 @@ class Replay:
         asked = [self._asked(request) for request in batch]
         replies = await self._store.run_all(TAKE, [take_words(plan, take, take.now_us) for plan, take in asked])
         return [
-            Replayed(request, decision_of(plan, take, reply))
+            Replayed(request, decision_of(plan, take, numbers_of(reply)))
             for request, (plan, take), reply in zip(batch, asked, replies, strict=True)
         ]
 

@@ -9,13 +9,13 @@ from functools import cached_property, lru_cache, partial
 from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
-from struct import pack, unpack_from
+from struct import Struct, pack, unpack_from
 from typing import NamedTuple
 
 from quotas import windows
 from quotas.decisions import Decision, Layout, Memory, Outcome, Standing, layout_of
 from quotas.errors import StoreUnavailableError
-from quotas.limits import Bucket, Limit, Mode, Per
+from quotas.limits import MAX_LIMITS, Bucket, Limit, Mode, Per
 from quotas.store import Script, Store
 from quotas.tallies import DAY_QUARTERS, DAY_US
 
@@ -219,7 +219,7 @@ async def take(store: Store, plan: PackedPlan, asked: Take) -> Decision | None:
     """
     now_us = asked.now_us
     for _ in range(_TRIES):
-        reply = await store.run(TAKE, *take_words(plan, asked, now_us))
+        reply = numbers_of(await store.run(TAKE, *take_words(plan, asked, now_us)))
         if reply[0] == STALE:
             return None
         if reply[0] == OPEN:
@@ -425,7 +425,15 @@ _standing: Callable[[tuple[object, ...]], Standing] = partial(tuple.__new__, Sta
 """A standing of its four values; the constructor of a named tuple is Python, and three of them are felt in a check."""
 
 
-def decision_of(plan: PackedPlan, asked: Take, reply: list[int]) -> Decision:
+_READ_BY_SIZE = {8 * count: Struct(f"<{count}q").unpack for count in range(1, 3 + 3 * MAX_LIMITS)}
+
+
+def numbers_of(reply: bytes) -> tuple[int, ...]:
+    """The numbers of a reply of `lua/take.lua`."""
+    return _READ_BY_SIZE[len(reply)](reply)
+
+
+def decision_of(plan: PackedPlan, asked: Take, reply: Sequence[int]) -> Decision:
     """What a reply of `lua/take.lua` means, other than that it was not decided."""
     limits: Sequence[Limit] = plan.limits
     if asked.skipped:

@@ -7,7 +7,7 @@ identity too, is made when a reply has more to it than that it was taken. Any ot
 `Asked`.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -44,7 +44,7 @@ class Head(Protocol):
     def begin_on(self, plan: str) -> bytes:
         """The same of whoever is on a plan, as a format for the field values of client and subject."""
 
-    def lines(self, reply: list[int]) -> bytes:
+    def lines(self, reply: Sequence[int]) -> bytes:
         """Of the limits, after a reply of `lua/take.lua` that has taken."""
 
 

@@ -10,8 +10,8 @@ from quotas.limits import EXACT, Bucket, Limit, Mode, Per, Quota, Window
 from quotas.scripts import Once, PackedPlan, Take, record_key, take_words
 from quotas.store import Script, Store
 
-FELL_THROUGH = [-9]
-SHORT = Script("short", scripts.TAKE.source.removesuffix(scripts.LONG_TAKE.source) + "return {-9}")
+FELL_THROUGH: list[int] = []
+SHORT = Script("short", scripts.TAKE.source.removesuffix(scripts.LONG_TAKE.source) + "return ''")
 NOW_US = 1_773_144_000_000_000
 HOUR_US = 3_600_000_000
 BUCKET = Limit("bucket", Bucket(count=5, period_us=1_000_000, burst=10))
@@ -25,8 +25,9 @@ ASKED = Take(client_id="cl_test", generation=1, key_id="key", cost=1, now_us=NOW
 
 
 async def ask(store: Store, asked: Take = ASKED, *limits: Limit, script: Script = SHORT) -> list[int]:
-    reply: list[int] = await store.run(script, *take_words(PackedPlan(limits or ALL), asked, asked.now_us))
-    return reply
+    """The numbers of the reply; none where the script has fallen through."""
+    reply = await store.run(script, *take_words(PackedPlan(limits or ALL), asked, asked.now_us))
+    return list(scripts.numbers_of(reply)) if reply else []
 
 
 def test_what_is_common_is_answered_on_it(redis_url: str) -> None:

@@ -24,6 +24,7 @@ from quotas.scripts import (
     Refunded,
     Take,
     decode_state,
+    numbers_of,
     refund,
     state_key,
     take,
@@ -39,7 +40,11 @@ SECOND_US = 1_000_000
 QUARTER_US = 900 * SECOND_US
 DAY_S = 86_400
 KEEP_S = 400 * DAY_S
+OPEN_S = KEEP_S + 900
+"""How long a state is kept that has opened a quarter at its beginning."""
+
 FIVE = Limit("five", Bucket(count=1, period_us=SECOND_US, burst=5))
+SLOW = Limit("slow", Bucket(count=5, period_us=DAY_S * SECOND_US, burst=5))
 YEAR = Limit("year", Quota(units=10_000, window=Window.YEAR))
 DAY = Limit("day", Quota(units=10_000, window=Window.DAY))
 
@@ -211,7 +216,7 @@ def test_a_worker_up_to_an_hour_off_at_midnight_asks_once_and_the_quarter_is_the
         asked = Take(client_id="cl_test", generation=1, key_id="k", cost=3, now_us=MIDNIGHT_US, keep_s=KEEP_S)
         keys, words = take_words(PackedPlan([YEAR]), asked, MIDNIGHT_US if skew_us < 0 else MIDNIGHT_US - 1)
         carried = f"{MIDNIGHT_US + skew_us}"
-        assert (await store.run(TAKE, keys, (*words[:2], carried, *words[3:])))[0] == 1
+        assert numbers_of(await store.run(TAKE, keys, (*words[:2], carried, *words[3:])))[0] == 1
         assert await history(store) == {(MIDNIGHT_US + skew_us) // QUARTER_US: 3}
 
     with_store(redis_url, work)
@@ -225,7 +230,8 @@ def test_a_worker_farther_off_is_told_the_time(redis_url: str, skew_us: int) -> 
         asked = Take(client_id="cl_test", generation=1, key_id="k", cost=3, now_us=MIDNIGHT_US, keep_s=KEEP_S)
         keys, words = take_words(PackedPlan([FIVE]), asked, MIDNIGHT_US)
         server_us = MIDNIGHT_US + skew_us
-        assert await store.run(TAKE, keys, (*words[:2], f"{server_us}", *words[3:])) == [WINDOWS, server_us]
+        reply = await store.run(TAKE, keys, (*words[:2], f"{server_us}", *words[3:]))
+        assert numbers_of(reply) == (WINDOWS, server_us)
         assert await history(store) == {}
         assert await taker.state() == (None, -2)
         given = (1, f"{server_us}", 0, 1_000, words[3], *words[4:])
@@ -300,7 +306,7 @@ class TestOpenQuarter:
             assert await taker.state() == kept
             assert await opened(store) == (NOW_US // QUARTER_US, 3)
             assert await bytes_of(store) == ({}, (NOW_US // QUARTER_US, 3))
-            assert KEEP_S - 60 < await store.call("TTL", state_key("cl_test")) <= KEEP_S
+            assert OPEN_S - 60 < await store.call("TTL", state_key("cl_test")) <= OPEN_S
 
         with_store(redis_url, work)
 
@@ -371,11 +377,33 @@ class TestOpenQuarter:
                 keep_s=KEEP_S,
             )
             words = take_words(PackedPlan([YEAR]), asked, later_us)
-            assert await store.run(TAKE, *words) == [OPEN, quarter]
+            assert numbers_of(await store.run(TAKE, *words)) == (OPEN, quarter)
             assert await taker.state() == kept
             assert await take(store, PackedPlan([YEAR]), asked)
             assert await store.call("HGETALL", used_key("cl_test", 20_522)) == [b"48", b"4"]
             assert await history(store) == {quarter: 4, quarter + quarters: 2}
+
+        with_store(redis_url, work)
+
+    @pytest.mark.parametrize(("keep_s", "limits"), [(KEEP_S, [YEAR]), (KEEP_S, [FIVE]), (60, [YEAR]), (60, [SLOW])])
+    def test_the_state_lives_as_long_as_both_are_kept(self, redis_url: str, keep_s: int, limits: list[Limit]) -> None:
+        """Until so long after the quarter, and until the limits have nothing to remember, on the server's own clock."""
+
+        async def work(store: Store) -> None:
+            taker = Taker(store)
+            await taker.register()
+            for _ in range(3):
+                seconds, micros = await store.call("TIME")
+                now_us = int(seconds) * SECOND_US + int(micros)
+                asked = Take(client_id="cl_test", generation=1, key_id="k", cost=1, now_us=now_us, keep_s=keep_s)
+                assert await take(store, PackedPlan(limits), asked)
+                data = await store.call("GET", state_key("cl_test"))
+                state = decode_state(data)
+                assert state.open_quarter is not None
+                kept_ms = ((state.open_quarter.quarter + 1) * 900 + keep_s) * 1000
+                ends_ms = await store.call("PEXPIRETIME", state_key("cl_test"))
+                most_ms = max(kept_ms, -(-state.memory.until_us // 1000))
+                assert most_ms <= ends_ms <= most_ms + 1
 
         with_store(redis_url, work)
 
@@ -445,10 +473,10 @@ class TestOpenQuarter:
                 assert (await taker.take(limits, now_us=NOW_US, cost=1)).allowed
                 assert (await taker.take(limits, now_us=NOW_US - 1, cost=0)).allowed
                 assert await opened(store) == (NOW_US // QUARTER_US, 2)
-                assert KEEP_S - 60 < await store.call("TTL", state_key("cl_test")) <= KEEP_S
+                assert OPEN_S - 60 < await store.call("TTL", state_key("cl_test")) <= OPEN_S
             assert (await give(store, PackedPlan([YEAR]), 1)).units == {"year": 1}
             assert await opened(store) == (NOW_US // QUARTER_US, 2)
-            assert KEEP_S - 60 < await store.call("TTL", state_key("cl_test")) <= KEEP_S
+            assert OPEN_S - 60 < await store.call("TTL", state_key("cl_test")) <= OPEN_S
             assert await history(store) == {NOW_US // QUARTER_US: 1}
 
         with_store(redis_url, work)

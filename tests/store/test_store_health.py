@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from struct import pack
 from typing import Any
 from urllib.parse import quote
 
@@ -259,7 +260,7 @@ class TestUnreachable:
 
     def test_a_server_that_answers_something_else(self, folder: Path, tmp_path: Path) -> None:
         def fate(words: Command) -> Fate | bytes:
-            nothing_taken = b"*5\r\n:1\r\n:1000000\r\n:22\r\n:0\r\n:0\r\n"
+            nothing_taken = b"$40\r\n%b\r\n" % pack("<5q", 1, 1_000_000, 22, 0, 0)
             return nothing_taken if words[0] == b"EVALSHA" else Fate.PASS
 
         async def work() -> list[Finding]:

@@ -233,7 +233,7 @@ def test_a_state_lives_until_its_bucket_is_full(redis_url: str) -> None:
 
 
 def test_it_never_goes_before_that_on_the_clock_of_the_server(redis_url: str) -> None:
-    """Who expires keys counts from the millisecond that has begun: one too early would hand out what is not refilled."""
+    """A life counts from the millisecond that has begun: one that ends early would hand out what is not refilled."""
 
     async def work(store: Store) -> None:
         taker = Taker(store)

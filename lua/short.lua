@@ -235,7 +235,7 @@ repeat
     local body = pack(sub(FORMAT, 1, v), _G.unpack(values, 1, v - 1))
     if quarter and open == first + quarter and live_us == until_us - now and kept == v - 1 then
       -- It lives as long as it did: in the quarter that it has open, and with nothing to remember for longer. To write
-      -- over it is a third of what it takes to set it anew.
+      -- over it takes a third less than to set it anew.
       call('SETRANGE', KEYS[1], 0, head .. layout .. body)
     else
       -- It lives for more than nothing: something has just been taken. At a carried time it lives longer, see limits.lua.

@@ -13,7 +13,7 @@ repeat
   if #ARGV ~= 6 then
     break
   end
-  local call, unpack, find, sub = redis.call, struct.unpack, string.find, string.sub
+  local call, pack, unpack, find, sub = redis.call, struct.pack, struct.unpack, string.find, string.sub
   local floor, ceil, max, min = math.floor, math.ceil, math.max, math.min
   local FORMAT = '<dddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddd'
   local NUMBERS = '<i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8'
@@ -54,7 +54,7 @@ repeat
       until_us = now
     end
   elseif generation ~= 0 and tonumber(call('HGET', KEYS[2], 'generation') or '') ~= generation then
-    return struct.pack('<i8', -1)
+    return pack('<i8', -1)
   end
 
   local quarter, keep_s, first
@@ -199,7 +199,7 @@ repeat
         size = size + 3
       end
     end
-    return struct.pack(sub(NUMBERS, 1, 1 + 2 * #reply), _G.unpack(reply))
+    return pack(sub(NUMBERS, 1, 1 + 2 * #reply), _G.unpack(reply))
   end
 
   if quarter and cost > 0 then
@@ -230,7 +230,6 @@ repeat
     v = v + 2 -- It stays as it is.
   end
   if charged then
-    local pack = struct.pack
     local head = pack('<dddH', generation, now, now + live_us, #layout)
     local body = pack(sub(FORMAT, 1, v), _G.unpack(values, 1, v - 1))
     if quarter and open == first + quarter and live_us == until_us - now and kept == v - 1 then
@@ -248,5 +247,5 @@ repeat
       call('SET', KEYS[1], head .. layout .. body, 'PX', live_ms)
     end
   end
-  return struct.pack(sub(NUMBERS, 1, 1 + 2 * size), _G.unpack(reply, 1, size))
+  return pack(sub(NUMBERS, 1, 1 + 2 * size), _G.unpack(reply, 1, size))
 until true

@@ -7,7 +7,7 @@ import asyncio
 import logging
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 
@@ -309,7 +309,7 @@ class Checks:
     def _packed_at(self, asked: Asked, now_us: int) -> bytes:
         """A take of all limits, at this instant."""
         if self._clock_decides:  # Then a take says when it is.
-            return TAKE.packed(*take_words(asked.plan, asked.take._replace(now_us=now_us), now_us))
+            return _packed_anew(asked, now_us)
         client_id, generation, key_id, *_ = asked.take
         ids = client_id.encode(), key_id.encode(), b"%d" % generation
         return asked.plan.takes(asked.take, now_us).packed(*ids)
@@ -329,18 +329,13 @@ class Checks:
         try:
             answer = self._recalled(asked)
             if answer is None:
-                take_now = self._now(asked).take
-                taking.packed = TAKE.packed(*take_words(asked.plan, take_now, take_now.now_us))
+                taking.packed = _packed_anew(asked, self._clock())
                 taking.sent = self._timer()
                 self._give(taking)
                 return
             taking.done(self._counted(answer, taking.begun))
         except Exception as error:  # noqa: BLE001 # Nobody but the caller can be told.
             taking.done(error)
-
-    def _now(self, asked: Asked) -> Asked:
-        """The same take, of this instant."""
-        return asked._replace(take=asked.take._replace(now_us=self._clock()))
 
     def _give(self, taking: Taking) -> None:
         """Give a take to the store; one that cannot be sent is told why at once."""
@@ -351,21 +346,18 @@ class Checks:
 
     def told(self, taking: Taking, reply: Any, asker: Asker) -> None:
         """Tell who asked what the reply to a take comes down to."""
-        answer: Answer | None
         try:
-            if type(reply) is not bytes:  # It is what is wrong.
-                answer = self._unanswered(taking.request(), reply, self._whole(taking.asked).loaded)
-            else:
-                numbers = numbers_of(reply)
+            if type(reply) is bytes:
+                reply = numbers_of(reply)
                 head = taking.head
-                if head is not None and numbers[0] == TAKEN:
-                    lines = taking.begin + head.lines(numbers)
+                if head is not None and reply[0] == TAKEN:
+                    lines = taking.begin + head.lines(reply)
                     ended = self._timer()
                     # What has a head costs one unit.
                     self._metrics.taken(taking.client, 1, ended - taking.begun, ended - taking.sent)
                     asker.allowed(lines)
                     return
-                answer = self._told(taking, numbers)
+            answer = self._told(taking, reply)
             if answer is not None:
                 self._counted(answer, taking.begun)
         except Exception as error:  # noqa: BLE001 # Nobody but the caller can be told: the store only reads replies.
@@ -376,9 +368,11 @@ class Checks:
             return
         self._go_on_alone(taking.request(), taking.nobody, taking.begun, asker)
 
-    def _told(self, taking: Taking, reply: Sequence[int]) -> Answer | None:
+    def _told(self, taking: Taking, reply: Any) -> Answer | None:
         """What a reply to a take makes of the check; None when it must be asked again by who can wait."""
         asked = self._whole(taking.asked)
+        if isinstance(reply, StoreUnavailableError):
+            return self._unanswered(taking.request(), reply, asked.loaded)
         ended = self._timer()
         self._metrics.store_seconds("take", ended - taking.sent)
         if reply[0] == STALE:
@@ -543,7 +537,7 @@ class Checks:
                 answer = self._recalled(asked)
                 if answer is not None:
                     return answer
-                asked = self._now(asked)
+                asked = asked._replace(take=asked.take._replace(now_us=self._clock()))
             begun = self._timer()
             decision = await take(self._store, asked.plan, asked.take)
             ended = self._timer()
@@ -661,6 +655,11 @@ class Checks:
 
 # The constructor of a named tuple is Python, and felt in a check.
 _take: Callable[[tuple[object, ...]], Take] = partial(tuple.__new__, Take)
+
+
+def _packed_anew(asked: Asked, now_us: int) -> bytes:
+    """Any take, as it would be at this instant."""
+    return TAKE.packed(*take_words(asked.plan, asked.take._replace(now_us=now_us), now_us))
 
 
 def _required(request: CheckRequest, plan: Plan, skipped: frozenset[str]) -> frozenset[str]:

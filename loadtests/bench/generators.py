@@ -24,7 +24,7 @@ _AT_ONCE = 32
 
 _SCRIPT = Path(__file__).with_name("walk.lua")
 _PATIENCE_S = 30.0
-"""How long wrk may take beyond its round."""
+"""How long wrk may take beyond its round, and each last answer to the bundled client."""
 
 _END = b"\r\n\r\n"
 """How a good answer ends: those of the servers here have no body."""
@@ -125,7 +125,11 @@ async def _ask(port: int, requests: Iterator[bytes], seconds: int | None, connec
     askers = [
         (await loop.create_connection(lambda: _Asker(requests), "127.0.0.1", port))[1] for _ in range(connections)
     ]
-    await asyncio.wait([asker.over for asker in askers], timeout=seconds)
+    overs = [asker.over for asker in askers]
+    await asyncio.wait(overs, timeout=seconds)
+    for asker in askers:
+        asker.ask_no_more()
+    await asyncio.wait(overs, timeout=_PATIENCE_S)  # What was asked was taken, and counts at the other end.
     duration_us = (time.monotonic_ns() - begun) // 1000
     for asker in askers:
         asker.close()
@@ -166,9 +170,14 @@ class _Asker(asyncio.Protocol):
             self.wrong = "a connection that the server ended"
             self.over.set_result(None)
 
+    def ask_no_more(self) -> None:
+        """Be over with the next answer."""
+        self._requests = iter(())
+
     def close(self) -> None:
-        """End the connection; it is no failure."""
+        """End the connection. One that still waits for its answer has failed."""
         if not self.over.done():
+            self.wrong = self.wrong or f"no answer within {_PATIENCE_S:.0f} s"
             self.over.set_result(None)
         if self._transport is not None:
             self._transport.close()

@@ -74,6 +74,7 @@ class Road:
         task = self._loop.create_task(self._connection(reader, writer, asked))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: writer.transport.abort())  # Also when it was broken before it began.
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, asked: bytearray) -> None:
         try:
@@ -90,8 +91,6 @@ class Road:
                 back.transport.abort()
         except (OSError, asyncio.CancelledError):
             pass
-        finally:
-            writer.transport.abort()
 
     async def _answer(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         with suppress(OSError):

@@ -74,6 +74,7 @@ class Proxy:
         task = asyncio.create_task(self._connection(reader, writer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: writer.close())  # Also when it was cut before it began.
 
     def cut(self) -> None:
         """Break every connection."""

@@ -372,7 +372,7 @@ class TestDecryptionKeys:
             (pem(P521), {"ECDH-ES", "ECDH-ES+A256KW"}),
             (pem(x25519.X25519PrivateKey.generate()), {"ECDH-ES", "ECDH-ES+A256KW"}),
             (jwk.JWK.from_pyca(RSA).export_private().encode(), {"RSA-OAEP-256"}),
-            (jwk.JWK.generate(kty="oct", size=256).export().encode(), {"dir"}),
+            pytest.param(jwk.JWK.generate(kty="oct", size=256).export().encode(), {"dir"}, id="a JWK of 32 bytes"),
             (
                 b"\n " + jwk.JWK.generate(kty="EC", crv="P-256", use="enc").export().encode(),
                 {"ECDH-ES", "ECDH-ES+A256KW"},
@@ -400,7 +400,7 @@ class TestDecryptionKeys:
             b'{"kty": ["oct"]}',
             b'{"secret',
             b"{}",
-            jwk.JWK.generate(kty="oct", size=128).export().encode(),
+            pytest.param(jwk.JWK.generate(kty="oct", size=128).export().encode(), id="a JWK of 16 bytes"),
             jwk.JWK.generate(kty="EC", crv="P-256", use="sig").export().encode(),
             jwk.JWK.generate(kty="EC", crv="P-256").export_public().encode(),
             jwk.JWK.generate(kty="RSA", size=2048).export_public().encode(),

@@ -93,8 +93,8 @@ def test_a_traceback_is_part_of_the_line() -> None:
 @pytest.mark.parametrize(
     "secret",
     [
-        generate("acme", Environment.LIVE),
-        generate("acme", Environment.TEST),
+        pytest.param(generate("acme", Environment.LIVE), id="live key"),
+        pytest.param(generate("acme", Environment.TEST), id="test key"),
         "eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJhZGEifQ.c2lnbmF0dXJl",
         "eyJhbGciOiJkaXIiLCJlbmMiOiJBMTI4R0NNIn0..aXY.Y2lwaGVy.dGFn",
     ],

@@ -6,6 +6,10 @@ BIN := $(VENV)/bin
 PORT ?= 8080
 SCENARIO ?= steady
 
+# Tests that mostly compute, each in its own process and on its own store, run side by side. All others start services,
+# gateways or clusters with deadlines of their own, which would come late beside each other.
+SIDE_BY_SIDE := $(addprefix tests/,cli jwks lua store unit web)
+
 .PHONY: help setup check test soak run load bench dashboards dashboards-preview fix clean
 .DEFAULT_GOAL := help
 
@@ -38,7 +42,8 @@ check: setup  ## Lint, formatting, types, and who may import whom.
 	$(BIN)/lint-imports --no-logo
 
 test: setup  ## Run all tests.
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(SIDE_BY_SIDE)
+	$(BIN)/python -m pytest $(addprefix --ignore=,$(SIDE_BY_SIDE))
 
 soak: setup  ## Fuzz 100,000 checks and takes, flood a worker with bad credentials, count a million takes; half an hour.
 	HYPOTHESIS_PROFILE=soak nice $(BIN)/python -m pytest -s tests/store/test_fuzz.py tests/web/test_fuzz.py tests/web/test_memory.py

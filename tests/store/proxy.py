@@ -92,10 +92,9 @@ class Proxy:
                 while await self._carry(reader, writer, server_reader, server_writer):
                     pass
         finally:
-            for end in (server_writer, writer):
-                end.close()
-                with suppress(ConnectionError):
-                    await end.wait_closed()
+            server_writer.close()
+            with suppress(ConnectionError):
+                await server_writer.wait_closed()
 
     async def _carry(
         self,

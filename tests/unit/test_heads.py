@@ -70,7 +70,7 @@ def test_is_the_head_of_the_answer_in_full(case: tuple[tuple[Limit, ...], list[l
         assert head.begin(who) + head.lines(reply) == check_response(Answer(None, who, decision)).head
 
 
-@pytest.mark.parametrize("style", [HeaderStyle.LEGACY, HeaderStyle.BOTH])
+@pytest.mark.parametrize("style", [each for each in HeaderStyle if each is not HeaderStyle.DRAFT])
 def test_other_fields_are_told_in_full(style: HeaderStyle) -> None:
     assert Head.of((PER_SECOND,), style) is None
 

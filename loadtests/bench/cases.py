@@ -28,6 +28,7 @@ class Server(Enum):
 
     BARE = "bare ASGI app on uvicorn"
     LIMITS = "Starlette + limits"
+    LIMITS_TELLING = "Starlette + limits, telling"
     THROTTLED = "Starlette + throttled-py"
     FASTIFY = "Fastify + rate-limiter-flexible"
     QUOTAS = "quotas"
@@ -80,6 +81,7 @@ BASELINES = Group(
         OURS,
         Case(name="quotas, ASGI road", hot_road=False),
         Case(name="Starlette + limits", server=Server.LIMITS),
+        Case(name="Starlette + limits, telling", server=Server.LIMITS_TELLING),
         Case(name="Starlette + throttled-py", server=Server.THROTTLED),
         Case(name="Fastify + rate-limiter-flexible", server=Server.FASTIFY),
     ),

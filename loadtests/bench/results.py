@@ -53,12 +53,13 @@ def budget(results: Results) -> list[Row]:
     """The budget of the service, row by row."""
     name = BASELINES.name
     ours, bare = results.of(name, Server.QUOTAS, OURS.name), results.of(name, Server.BARE)
-    team = results.of(name, Server.LIMITS)
+    team, telling = results.of(name, Server.LIMITS), results.of(name, Server.LIMITS_TELLING)
     takes, added = results.takes, results.added
     least = takes.script_us[LEAST]
     return [
         Row("checks/s of one worker, against the bare ASGI app", 0.7, "x", _rate(ours, bare), at_least=True),
         Row("checks/s of one worker, against Starlette + limits", 9, "x", _rate(ours, team), at_least=True),
+        Row("the same, where limits also tells what is left", 9, "x", _rate(ours, telling), at_least=True),
         Row("CPU of the service per check, against the bare app's per request", 1.0, "x", _cpu(ours, bare)),
         Row("Redis CPU of a take, against the least script", 2.5, "x", takes.script_us[FULL] / least),
         Row("Redis CPU of one limit more", 1.5, "us", takes.further_limit_us),

@@ -74,6 +74,7 @@ def measure(group: Group, load: Load, say: Callable[[str], None]) -> list[Measur
             if alike not in started:
                 say(f"{group.name}: starting {case.name}")
                 started[alike] = stack.enter_context(servers.started(case, folder / str(len(started))))
+                warm(*started[alike], load, case.connections)
             serving, walk = started[alike]
             running.append((case, serving, walks.drawn(walk, case.draw)))
         found: dict[str, list[Round]] = {case.name: [] for case in group.cases}
@@ -90,6 +91,19 @@ def measure(group: Group, load: Load, say: Callable[[str], None]) -> list[Measur
             )
             for case, serving, _ in running
         ]
+
+
+def warm(serving: Serving, walk: Walk, load: Load, connections: int) -> None:
+    """Load that does not count, until all who walk have asked with it; then nothing is left to do of what is done once.
+
+    Who comes back is what rounds are about: a first return makes a worker note that somebody does, and a client of
+    another quarter of an hour has its usage closed. Raises LoadTestError.
+    """
+    asked = 0
+    while asked < walk.length:
+        asked += load.generator.ask(serving.port, walk, load.seconds, asked % walk.length, connections).requests
+    if serving.store_url is not None:
+        servers.rewrite_log(serving.store_url)
 
 
 def one(serving: Serving, walk: Walk, load: Load, number: int, connections: int) -> Round:

@@ -20,6 +20,7 @@ from loadtests import processes
 from loadtests.bench import cases, generators, node, population, walks
 from loadtests.bench.cases import Case, Credential, Server
 from loadtests.bench.walks import Walk
+from loadtests.processes import LoadTestError
 from quotas import embedded
 
 ROOT = Path(__file__).parents[2]
@@ -29,9 +30,13 @@ PATIENCE_MS = "10000"
 PER_HOUR = "1000000000"
 """What a caller of a baseline may ask: never too little."""
 
+_LOG_S = 300.0
+_LOOK_S = 0.05
+
 _APPS = {
     Server.BARE: "loadtests.bench.apps.bare:app",
     Server.LIMITS: "loadtests.bench.apps.with_limits:app",
+    Server.LIMITS_TELLING: "loadtests.bench.apps.with_limits:telling",
     Server.THROTTLED: "loadtests.bench.apps.with_throttled:app",
 }
 
@@ -69,6 +74,31 @@ def _store(case: Case, folder: Path) -> Iterator[str]:
     else:
         with embedded.hold(folder / "data") as url:
             yield url
+
+
+def rewrite_log(url: str) -> None:
+    """Have a Valkey write its log anew, and wait until it has: what made the clients is no work of the rounds.
+
+    It does so by itself whenever the log is twice as long as it was. Raises LoadTestError.
+    """
+    with Redis.from_url(url) as store:
+        _until_written(store)  # While one is under way, another is refused.
+        store.bgrewriteaof()
+        _until_written(store)
+
+
+def _until_written(store: Redis) -> None:
+    by = time.monotonic() + _LOG_S
+    while _is_rewriting(store):
+        if time.monotonic() > by:
+            raise LoadTestError(f"Valkey has not written its log anew within {_LOG_S:.0f} s")
+        time.sleep(_LOOK_S)
+
+
+def _is_rewriting(store: Redis) -> bool:
+    found = store.info("persistence")
+    assert isinstance(found, dict), "this client is not asyncio's"
+    return bool(found["aof_rewrite_in_progress"] or found["aof_rewrite_scheduled"])
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 import http.client
 import os
+import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -13,17 +14,25 @@ PER_HOUR = 3
 
 
 def ask(port: int, key: str) -> int:
+    return answered(port, key).status
+
+
+def answered(port: int, key: str) -> http.client.HTTPResponse:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     try:
         connection.request("GET", "/check", headers={"X-API-Key": key})
         response = connection.getresponse()
         response.read()
-        return response.status
+        return response
     finally:
         connection.close()
 
 
-@pytest.mark.parametrize("server", [Server.LIMITS, Server.THROTTLED, Server.FASTIFY], ids=lambda server: server.name)
+@pytest.mark.parametrize(
+    "server",
+    [Server.LIMITS, Server.LIMITS_TELLING, Server.THROTTLED, Server.FASTIFY],
+    ids=lambda server: server.name,
+)
 def test_a_baseline_refuses_when_its_limit_is_used_up(server: Server, tmp_path: Path) -> None:
     lacking = node.missing() if server is Server.FASTIFY else None
     if lacking is not None:
@@ -37,6 +46,19 @@ def test_a_baseline_refuses_when_its_limit_is_used_up(server: Server, tmp_path: 
     assert statuses[:PER_HOUR] == [200] * PER_HOUR
     assert set(statuses) == {200, 429}
     assert other == 200
+
+
+def test_the_baseline_that_tells_says_what_is_left_and_until_when(tmp_path: Path) -> None:
+    with embedded.hold(tmp_path / "data") as url:
+        told = {**os.environ, "BENCH_REDIS": unquote(urlsplit(url).path), "BENCH_PER_HOUR": str(PER_HOUR)}
+        with servers.baseline(Server.LIMITS_TELLING, tmp_path, told) as (port, _):
+            answers = [answered(port, "one") for _ in range(2 * PER_HOUR + 1)]
+    fields = [re.fullmatch(r'"hourly";r=(\d+);t=(\d+)', answer.headers["RateLimit"]) for answer in answers]
+    found = [(int(field[1]), int(field[2])) for field in fields if field is not None]
+    assert [left for left, _ in found[:PER_HOUR]] == [2, 1, 0]
+    assert all(0 <= reset_s <= 3600 for _, reset_s in found)
+    refused = next(answer for answer in answers if answer.status == 429)
+    assert refused.headers["RateLimit"] == f'"hourly";r=0;t={refused.headers["Retry-After"]}'
 
 
 def test_the_bare_app_refuses_nothing(tmp_path: Path) -> None:

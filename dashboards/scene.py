@@ -20,7 +20,8 @@ from joserfc.jwk import ECKey
 from dashboards.prometheus import Prometheus, program, prometheus
 from dashboards.traffic import CALLERS, PLANS, Event, Tally, send
 from loadtests.processes import Service, service
-from quotas import app, configuration, settings
+from quotas import configuration, settings
+from quotas.operations import open_operations, store_for_command
 
 JOB = "quotas"
 WORKERS = 4
@@ -80,9 +81,9 @@ async def _create_clients(environment: Mapping[str, str], plans: Path) -> dict[s
     """The key of each caller; a caller without a plan has one that nobody knows."""
     own = settings.load(environment)
     keys = {}
-    with app.store_for_command(own) as url:
+    with store_for_command(own) as url:
         config = configuration.ConfigFile(plans).read()
-        async with app.open_operations(own, url, config, actor="scene") as operations:
+        async with open_operations(own, url, config, actor="scene") as operations:
             for caller in CALLERS:
                 name = "stranger" if caller.plan is None else caller.name
                 await operations.clients.create(name, caller.plan or "free")

@@ -13,9 +13,9 @@ from typing import Any
 from loadtests import processes
 from loadtests.processes import Load, Running, Service
 from loadtests.verdicts.counts import Seen
-from quotas import app, configuration, settings
-from quotas.app import Operations
+from quotas import configuration, settings
 from quotas.clients import IssuedKey
+from quotas.operations import Operations, open_operations, store_for_command
 from quotas.plans import Config
 from quotas.settings import Settings
 
@@ -75,11 +75,11 @@ class Stage:
         """Do an operator's work on the running service's store; `work` is a coroutine function."""
 
         async def working(own: Settings, url: str) -> Any:
-            async with app.open_operations(own, url, self.config, actor="load") as operations:
+            async with open_operations(own, url, self.config, actor="load") as operations:
                 return await work(operations)
 
         own = settings.load(self.environment)
-        with app.store_for_command(own) as url:
+        with store_for_command(own) as url:
             return asyncio.run(working(own, url))
 
     def load(  # noqa: PLR0913 # What a scenario is, once each.

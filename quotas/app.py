@@ -1,31 +1,29 @@
 """The composition root: settings and a plan file become running workers."""
 
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 
-from quotas import embedded, log_lines, web
+from quotas import assembly, log_lines, web
 from quotas.admin_operations import Admin
-from quotas.audit import Audit, Change, Told
+from quotas.audit import Audit, Told
 from quotas.checks import Checks
 from quotas.clients import Clients
 from quotas.configuration import ConfigFile, Fingerprint
 from quotas.directory import Directory
 from quotas.errors import ConfigError, Fault, StoreUnavailableError
-from quotas.explaining import Explainer
 from quotas.heads import Head
-from quotas.identities import Identities
-from quotas.importing import Importer
 from quotas.jwks import KeySets, read_decryption_keys
 from quotas.last_use import LastUse
 from quotas.metrics import Metrics
 from quotas.news import Listener, Teller
+from quotas.operations import keep_file_clients
 from quotas.planbook import Planbook
 from quotas.plans import Config
 from quotas.refunds import Refunds
@@ -33,7 +31,6 @@ from quotas.refusal_memory import RefusalMemory
 from quotas.refusals import Refusals
 from quotas.registry import Registry
 from quotas.reloading import Reloader
-from quotas.reports import Reports
 from quotas.revocations import Revocations
 from quotas.revoking import Revoking
 from quotas.scraping import Scraper
@@ -41,9 +38,7 @@ from quotas.scripts import TAKE
 from quotas.self_service import SelfService
 from quotas.settings import SOURCE, Settings, secrets
 from quotas.store import Store, deadline
-from quotas.subjects import Subjects
 from quotas.upkeep import Upkeep
-from quotas.usage import Usage
 from quotas.web import Services
 from quotas.witness import Witness
 
@@ -53,122 +48,14 @@ if TYPE_CHECKING:
 WARM_UP_TIMEOUT_S = 1.0
 """How long a starting worker waits for its store."""
 
-FILE_ACTOR = "file:"
-"""Who changes what the configuration file keeps, in the audit log. No admin token's name has a colon."""
-
 UPKEEP_S = 1.0
 """How often a worker does its chores: looks for foreign keys, writes which keys it has seen and what it has refused."""
-
-KEEP_TIMEOUT_S = 30.0
-"""How long the clients of the configuration file may take to be created."""
-
-
-def clock() -> int:
-    """Now, in microseconds since the epoch."""
-    return time.time_ns() // 1000
-
-
-def timer_us() -> int:
-    """Microseconds that never go back, by the same clock as the timer of checks."""
-    return time.perf_counter_ns() // 1000
-
-
-@contextmanager
-def store_for_service(settings: Settings) -> Iterator[Settings]:
-    """The settings with the URL of a store to serve from; a private Valkey lives as long as this context."""
-    if settings.redis_url is not None:
-        Store(settings.redis_url)  # It says what is wrong with the URL before a worker has to.
-        yield settings
-        return
-    with embedded.hold(settings.data_dir) as url:
-        yield replace(settings, redis_url=url)
-
-
-@contextmanager
-def store_for_command(settings: Settings) -> Iterator[str]:
-    """The URL of the store that a running service uses, or of a private Valkey started for this command."""
-    if settings.redis_url is not None:
-        yield settings.redis_url
-        return
-    with embedded.borrow(settings.data_dir) as url:
-        yield url
-
-
-@dataclass(frozen=True, slots=True)
-class Operations:
-    """What the command line works with."""
-
-    clients: Clients
-    revoking: Revoking
-    refunds: Refunds
-    explainer: Explainer
-    audit: Audit
-    importer: Importer
-    reports: Reports
-
-
-@asynccontextmanager
-async def open_operations(settings: Settings, url: str, config: Config, *, actor: str) -> AsyncIterator[Operations]:
-    """The operator's view of clients, keys and what they have spent, on the store at `url`.
-
-    What is changed is audited at the end, as done by `actor`.
-    """
-    issuers = config.issuers if config.plans else None
-    async with Store(url) as store, Teller(store) as teller, AsyncExitStack() as stack:
-        key_sets = _key_sets()
-        stack.push_async_exit(key_sets)  # Not entered: issuers are asked when a token is explained, and only then.
-        registry = Registry(store)
-        planbook = Planbook(config)
-        revocations = Revocations(store, registry)
-        subjects = _subjects(registry, revocations, key_sets)
-        subjects.use(config)
-        identities = _identities(settings, registry, subjects)
-        identities.foreign = True  # One look-up more is no matter here.
-        changes: list[Change] = []
-        audit = Audit(store)
-        try:
-            yield Operations(
-                _clients(settings, registry, config, changes.append),
-                Revoking(revocations, issuers=issuers, clock=clock, heard=changes.append),
-                Refunds(store=store, registry=registry, planbook=planbook, clock=clock, told=teller.tell),
-                Explainer(store=store, identities=identities, planbook=planbook, clock=clock),
-                audit,
-                Importer(registry, clock=clock, heard=changes.append),
-                _reports(store, planbook),
-            )
-        finally:
-            await audit.record_all(actor, changes)
 
 
 def check_secrets(config: Config) -> None:
     """Raises ConfigError when a key that the configuration names is not there or is none."""
     KeySets(config.issuers.values(), secrets=secrets(), folder=Path.cwd())
     read_decryption_keys(config.decryption_keys, secrets(), Path.cwd())
-
-
-def _key_sets(told: Callable[[str, str], None] = lambda _issuer, _result: None) -> KeySets:
-    return KeySets((), secrets=secrets(), folder=Path.cwd(), told=told)
-
-
-def _subjects(registry: Registry, revocations: Revocations, key_sets: KeySets) -> Subjects:
-    return Subjects(registry, revocations, key_sets, secrets=secrets(), folder=Path.cwd())
-
-
-def _identities(settings: Settings, registry: Registry, subjects: Subjects) -> Identities:
-    return Identities(
-        registry,
-        brand=settings.key_brand,
-        pepper=settings.key_pepper,
-        previous_peppers=settings.key_pepper_previous,
-        subjects=subjects,
-        remembered=settings.remembered,
-    )
-
-
-def _clients(settings: Settings, registry: Registry, config: Config, heard: Told) -> Clients:
-    return Clients(
-        registry, config=config, brand=settings.key_brand, pepper=settings.key_pepper, clock=clock, heard=heard
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,15 +94,15 @@ class Worker:
             Store(settings.redis_url) as operators,
             Store(settings.redis_url) as waiting,
             Teller(operators) as teller,
-            _key_sets(metrics.jwks_refresh) as key_sets,
+            assembly.key_sets(metrics.jwks_refresh) as key_sets,
             _tracer(settings) as tracer,
         ):
             registry = Registry(store)
-            subjects = _subjects(registry, Revocations(store, registry), key_sets)
+            subjects = assembly.subjects(registry, Revocations(store, registry), key_sets)
             subjects.use(self.config)
-            identities = _identities(settings, registry, subjects)
+            identities = assembly.identities(settings, registry, subjects)
 
-            memory = RefusalMemory(timer_us)
+            memory = RefusalMemory(assembly.timer_us)
 
             def use(config: Config) -> None:
                 subjects.use(config)
@@ -243,12 +130,12 @@ class Worker:
                 refusals=refusals,
                 memory=memory,
                 timeout_s=settings.store_timeout_ms / 1000,
-                clock=clock,
+                clock=assembly.clock,
                 timer=time.perf_counter,
                 heads=None if tracer else Head.of,
             )
             await warm_up(store)
-            refunds = Refunds(store=store, registry=registry, planbook=planbook, clock=clock, told=refunded)
+            refunds = Refunds(store=store, registry=registry, planbook=planbook, clock=assembly.clock, told=refunded)
             reloader = Reloader(
                 file=self.file,
                 known=self.known,
@@ -301,19 +188,14 @@ def _admin(settings: Settings, store: Store, planbook: Planbook) -> Admin:
     registry = Registry(store)
 
     def clients(heard: Told) -> Clients:
-        return _clients(settings, registry, planbook.config, heard)
+        return assembly.clients(settings, registry, planbook.config, heard)
 
     def revoking(heard: Told) -> Revoking:
-        return Revoking(Revocations(store, registry), issuers=planbook.config.issuers, clock=clock, heard=heard)
+        return Revoking(
+            Revocations(store, registry), issuers=planbook.config.issuers, clock=assembly.clock, heard=heard
+        )
 
-    return Admin(clients, revoking, Directory(store, registry), Audit(store), _reports(store, planbook))
-
-
-def _reports(store: Store, planbook: Planbook) -> Reports:
-    registry = Registry(store)
-    return Reports(
-        usage=Usage(store), registry=registry, directory=Directory(store, registry), planbook=planbook, clock=clock
-    )
+    return Admin(clients, revoking, Directory(store, registry), Audit(store), assembly.reports(store, planbook))
 
 
 async def warm_up(store: Store) -> None:
@@ -321,15 +203,6 @@ async def warm_up(store: Store) -> None:
     with suppress(StoreUnavailableError):
         async with deadline(WARM_UP_TIMEOUT_S):
             await store.load(TAKE)
-
-
-async def keep_file_clients(settings: Settings, config: Config) -> None:
-    """Have the clients that the configuration file keeps. Raises StoreUnavailableError."""
-    assert settings.redis_url is not None, "a service is told where its store is"
-    if config.clients:
-        url = settings.redis_url
-        async with deadline(KEEP_TIMEOUT_S), open_operations(settings, url, config, actor=FILE_ACTOR) as operations:
-            await operations.clients.keep()
 
 
 def set_up_logging(settings: Settings) -> None:

@@ -20,13 +20,12 @@ from quotas import (
     doctor_command,
     gateway_command,
     logs,
+    operations,
     replay_command,
     tables,
     terminal,
     usage_command,
 )
-from quotas import app as composition
-from quotas.app import Operations
 from quotas.client_commands import clients_app, keys_app
 from quotas.errors import (
     ConfigError,
@@ -37,9 +36,9 @@ from quotas.errors import (
 )
 from quotas.explaining import RawState
 from quotas.logged_requests import LogError, Skip
+from quotas.operations import Operations
 from quotas.plans import Config
 from quotas.scripts import Refunded
-from quotas.serving import serve as serve_workers
 from quotas.terminal import AsJson, ConfigFile, err, out
 from quotas.token_commands import tokens_app
 
@@ -88,15 +87,18 @@ def serve(
     demo: Annotated[bool, typer.Option("--demo", help="Make a client to try, and print its key.")] = False,
 ) -> None:
     """Serve checks."""
+    # All that serves is a quarter of what there is to import: no other command waits for it.
+    from quotas.serving import serve as serve_workers  # noqa: PLC0415 # See above.
+
     settings = terminal.settings(config)
     file = configuration.find(settings.config)
     file.read()
-    with composition.store_for_service(settings) as serving:
+    with operations.store_for_service(settings) as serving:
 
         def announce(url: str, plans: Config) -> None:
             assert serving.redis_url is not None, "a service has a store"
             with suppress(StoreUnavailableError):  # The workers go on trying.
-                asyncio.run(composition.keep_file_clients(serving, plans))
+                asyncio.run(operations.keep_file_clients(serving, plans))
             secret = terminal.run(serving, serving.redis_url, plans, _demo) if demo else None
             out.print(f"quotas serves {plans.source} ({', '.join(plans.plans)}) on {url}")
             if secret is not None:

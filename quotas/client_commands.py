@@ -8,8 +8,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from quotas import app as composition
-from quotas import instants, keys, overrides, scopes, tables, terminal
+from quotas import assembly, instants, keys, overrides, scopes, tables, terminal
 from quotas.errors import ConfigError
 from quotas.keys import Environment
 from quotas.overrides import Override
@@ -157,7 +156,7 @@ def create_key(
     """Create a key and print it, this once."""
     expires_at_us = None
     if expires_in_days is not None:
-        expires_at_us = composition.clock() + expires_in_days * 86_400 * 1_000_000
+        expires_at_us = assembly.clock() + expires_in_days * 86_400 * 1_000_000
     issued = terminal.without_plans(
         lambda clients: clients.issue_key(
             client, name=name, environment=environment, expires_at_us=expires_at_us, scopes=scope or ()

@@ -9,8 +9,7 @@ from typing import Annotated
 
 import typer
 
-from quotas import app as composition
-from quotas import doctor, findings, terminal
+from quotas import assembly, findings, terminal
 from quotas.findings import Finding, Verdict
 from quotas.terminal import AsJson, ConfigFile, out
 
@@ -31,9 +30,12 @@ def examine(
 
     Give it the environment and the options of `quotas serve`. Exit code 1 when there is a problem.
     """
+    # It asks as a worker does, so it brings all of one in: no other command waits for that.
+    from quotas import doctor  # noqa: PLC0415 # See above.
+
     asked = doctor.Asked(host, port, workers, connections)
     with _quiet():
-        found = doctor.examine(terminal.environment(config), asked, clock=composition.clock, timer=time.perf_counter)
+        found = doctor.examine(terminal.environment(config), asked, clock=assembly.clock, timer=time.perf_counter)
     verdict = findings.worst(found)
     if as_json:
         told = [{**asdict(each), "verdict": each.verdict.value} for each in found]

@@ -12,12 +12,11 @@ import orjson
 import typer
 from rich.console import Console
 
-from quotas import app as composition
-from quotas import configuration, instants
-from quotas.app import Operations
+from quotas import configuration, instants, operations
 from quotas.clients import Clients
 from quotas.errors import ConfigError
 from quotas.importing import Importer
+from quotas.operations import Operations
 from quotas.plans import Config
 from quotas.revoking import Revoking
 from quotas.settings import Settings
@@ -82,7 +81,7 @@ def with_revoking(work: Callable[[Revoking], Awaitable[T]], config: Path | None)
 def with_importer(work: Callable[[Importer], Awaitable[T]]) -> T:
     """Bring foreign keys in, for which no plan is needed."""
     found = settings(None)
-    with composition.store_for_command(found) as url:
+    with operations.store_for_command(found) as url:
         return run(
             found,
             url,
@@ -106,7 +105,7 @@ def _with_plans(
     plans: Config,
     timeout_s: float = COMMAND_TIMEOUT_S,
 ) -> T:
-    with composition.store_for_command(settings) as url:
+    with operations.store_for_command(settings) as url:
         return run(settings, url, plans, work, timeout_s=timeout_s)
 
 
@@ -121,7 +120,7 @@ def run(
     """Do something with the store at `url`, within bounds."""
 
     async def in_time() -> T:
-        opened = composition.open_operations(settings, url, plans, actor=_actor())
+        opened = operations.open_operations(settings, url, plans, actor=_actor())
         async with deadline(timeout_s), opened as services:
             return await work(services)
 

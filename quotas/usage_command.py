@@ -8,9 +8,9 @@ import typer
 from pydantic import ValidationError
 
 from quotas import instants, plots, sheets, tables, terminal
-from quotas.app import Operations
 from quotas.bodies import HistoryBody
 from quotas.forms import HistoryQuery
+from quotas.operations import Operations
 from quotas.reports import Asked, By, History
 from quotas.tallies import Span, Tally
 from quotas.terminal import AsJson, ConfigFile, out

@@ -43,7 +43,7 @@ STAGES = {
     ),
     "check: plan, decision, answer": (
         *("quotas/checks", "quotas/takings", "quotas/planbook", "quotas/plans", "quotas/decisions", "quotas/answers"),
-        *("quotas/paths", "quotas/app", "quotas/refusals", "quotas/refusal_memory"),
+        *("quotas/paths", "quotas/assembly", "quotas/refusals", "quotas/refusal_memory"),
     ),
     "pipe to Redis: packing, sending, parsing": (
         *("quotas/pipe", "quotas/store", "quotas/scripts", "quotas/links", "quotas/commands", "quotas/servers"),

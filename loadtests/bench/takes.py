@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loadtests.bench import cases, population
-from quotas import app, embedded, plan_files
+from quotas import assembly, embedded, plan_files
 from quotas.plans import Plan
 from quotas.scripts import TAKE, PackedPlan, Take, record_key, state_key, take_words, used_key
 from quotas.store import Script, Store
@@ -80,7 +80,7 @@ async def _measure(url: str, rounds: int) -> Takes:
 
 
 async def _call_us(store: Store, name: str, script: Script, plan: Plan, keep_s: int) -> float:
-    packed, now_us = PackedPlan(plan.limits), app.clock()
+    packed, now_us = PackedPlan(plan.limits), assembly.clock()
     names = [f"{name}-{number}" for number in range(CLIENTS)]
     for each in names:
         await store.call("HSET", record_key(each), "generation", 1)
@@ -102,9 +102,9 @@ async def _sizes(store: Store, url: str, plan: Plan) -> dict[str, int]:
     Tables that all share are doubled now and then: it is asked of so many clients that this is in it, on average.
     """
     before = await _used(store)
-    await asyncio.to_thread(population.settle, url, cases.MAIN, SETTLED, app.clock())
+    await asyncio.to_thread(population.settle, url, cases.MAIN, SETTLED, assembly.clock())
     settled = await _used(store)
-    packed, now_us = PackedPlan(plan.limits), app.clock()
+    packed, now_us = PackedPlan(plan.limits), assembly.clock()
     for first in range(0, SETTLED, BATCH):
         numbers = range(first, min(first + BATCH, SETTLED))
         ids = [population.client(number, cases.MAIN, 0).id for number in numbers]

@@ -19,8 +19,8 @@ from loadtests.verdicts import overshoot
 from loadtests.verdicts.counts import counted, permitted
 from loadtests.verdicts.overshoot import Taken
 from loadtests.verdicts.verdict import Verdict
-from quotas.app import Operations
 from quotas.limits import Bucket, Limit
+from quotas.operations import Operations
 from quotas.reports import Asked, By
 
 TAKES = 1_000_000

@@ -6,7 +6,7 @@ from loadtests.stage import PATIENT, Options, stage
 from loadtests.verdicts import rotation
 from loadtests.verdicts.rotation import Rotation
 from loadtests.verdicts.verdict import Check, Verdict
-from quotas.app import Operations
+from quotas.operations import Operations
 
 PLANS = "plans: {wide: {limits: {yearly: {quota: 1000000/year}}}}"
 UNITS = 1_000_000

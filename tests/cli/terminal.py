@@ -13,7 +13,7 @@ from unittest.mock import patch
 from redis import Redis
 from takes import with_store
 
-from quotas import app, cli, plan_files
+from quotas import assembly, cli, plan_files
 from quotas.news import STREAM
 from quotas.registry import Registry
 from quotas.scripts import PackedPlan, Take, take
@@ -103,7 +103,7 @@ def spend(redis_url: str, plan_yaml: str, client_name: str, cost: int, *skipped:
             generation=client.generation,
             key_id=key_id,
             cost=cost,
-            now_us=app.clock(),
+            now_us=assembly.clock(),
             skipped=frozenset(skipped),
             keep_s=config.keep_s,
         )

@@ -7,7 +7,7 @@ from unittest.mock import patch
 import jwt
 import pytest
 
-from quotas import app
+from quotas import assembly
 
 from .terminal import Done, Terminal, snapshot, spend
 
@@ -81,7 +81,7 @@ def is_wrong_use(done: Done, *said: str) -> None:
 
 class TestClients:
     def test_create_list_and_show_say_the_same(self, terminal: Terminal) -> None:
-        with patch.object(app, "clock", lambda: NOW_US):
+        with patch.object(assembly, "clock", lambda: NOW_US):
             first = terminal.good("clients", "create", "acme", "--plan", "free", "--json").json
             second = terminal.good("clients", "create", "Acme", "--plan", "pro", "--json").json
         assert re.fullmatch(r"cl_[0-9A-Za-z]{14}", first.pop("id"))
@@ -93,7 +93,7 @@ class TestClients:
         assert listed[1].items() >= first.items()
 
     def test_for_people(self, terminal: Terminal) -> None:
-        with patch.object(app, "clock", lambda: NOW_US):
+        with patch.object(assembly, "clock", lambda: NOW_US):
             titles, row = terminal.good("clients", "create", "acme", "--plan", "free").rows
         assert titles == "name plan status id created"
         assert re.fullmatch(rf"acme free active cl_[0-9A-Za-z]{{14}} {NOON}", row)
@@ -209,7 +209,7 @@ class TestLimitsOfTheirOwn:
     def test_what_would_be_over_already_is_a_no(self, terminal: Terminal, until: str, redis_url: str) -> None:
         created(terminal)
         before = snapshot(redis_url)
-        with patch.object(app, "clock", lambda: NOW_US):
+        with patch.object(assembly, "clock", lambda: NOW_US):
             is_no(terminal("clients", "set-limit", "acme", "burst", "--burst", "80", "--until", until), "future")
             assert snapshot(redis_url) == before
             terminal.good("clients", "set-limit", "acme", "burst", "--burst", "80", "--until", "2026-03-10")
@@ -262,7 +262,7 @@ class TestLimitsOfTheirOwn:
 class TestKeys:
     def test_created_once_shown_and_listed_without_its_secret(self, terminal: Terminal) -> None:
         created(terminal)
-        with patch.object(app, "clock", lambda: NOW_US):
+        with patch.object(assembly, "clock", lambda: NOW_US):
             words = ("--name", "build [b]server[/b]", "--environment", "test", "--expires-in-days", "30")
             scopes = ("--scope", "write", "--scope", "a:b")
             made = terminal.good("keys", "create", "--client", "acme", "--json", *words, *scopes).json
@@ -304,7 +304,7 @@ class TestKeys:
             created(terminal, name)
         made = []
         for number in range(3):
-            with patch.object(app, "clock", lambda number=number: NOW_US + number):
+            with patch.object(assembly, "clock", lambda number=number: NOW_US + number):
                 made.append(key_of(terminal)[0])
         key_of(terminal, "other")
         assert [each["id"] for each in terminal.good("keys", "list", "--client", "acme", "--json").json] == made

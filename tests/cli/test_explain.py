@@ -8,7 +8,7 @@ from unittest.mock import patch
 
 import pytest
 
-from quotas import app, plan_files
+from quotas import app, assembly, plan_files
 from quotas.configuration import ConfigFile
 from quotas.settings import Settings
 
@@ -91,7 +91,7 @@ class Shop:
 @contextmanager
 def clock_at(now_us: int) -> Iterator[None]:
     """The clock that judges expiry; limits are judged by the store's."""
-    with patch.object(app, "clock", lambda: now_us):
+    with patch.object(assembly, "clock", lambda: now_us):
         yield
 
 

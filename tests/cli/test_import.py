@@ -5,7 +5,7 @@ from unittest.mock import patch
 
 import pytest
 
-from quotas import app, importing
+from quotas import assembly, importing
 
 from .terminal import Done, Terminal, snapshot
 
@@ -49,7 +49,7 @@ def test_what_is_imported_is_listed_and_works_like_any_key(terminal: Terminal) -
         f"other,third,{digest(THIRD)},,2026-03-10T12:00:00Z,,",
     )
     file = file_of(terminal, *rows, more=more)
-    with patch.object(app, "clock", lambda: NOW_US):
+    with patch.object(assembly, "clock", lambda: NOW_US):
         assert terminal.good("keys", "import", file).out == "2 keys imported; 0 were there already, 1 have expired\n"
     one, two = terminal.good("keys", "list", "--client", "acme", "--json").json
     if one["name"] != "one":

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from unittest.mock import patch
 
-from quotas import app, plan_files
+from quotas import app, assembly, plan_files
 from quotas.answers import Answer, Reason
 from quotas.checks import Checks
 from quotas.clients import Clients
@@ -33,7 +33,7 @@ async def checks_on(url: str) -> AsyncIterator[Checks]:
 
 
 def clients_on(store: Store) -> Clients:
-    return Clients(Registry(store), config=CONFIG, brand="quotas", pepper=None, clock=app.clock)
+    return Clients(Registry(store), config=CONFIG, brand="quotas", pepper=None, clock=assembly.clock)
 
 
 async def check(checks: Checks, secret: str) -> Answer:

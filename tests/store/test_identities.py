@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from quotas import app, keys, plan_files
+from quotas import assembly, keys, plan_files
 from quotas.clients import Clients
 from quotas.errors import CredentialError, StoreUnavailableError
 from quotas.identities import Identities
@@ -24,7 +24,7 @@ class Scene:
     """An operator, and a worker whose store can be held up."""
 
     def __init__(self, direct: Store, passing: Proxy, store: Store) -> None:
-        self.clients = Clients(Registry(direct), config=CONFIG, brand="quotas", pepper=None, clock=app.clock)
+        self.clients = Clients(Registry(direct), config=CONFIG, brand="quotas", pepper=None, clock=assembly.clock)
         self.passing = passing
         self.identities = Identities(Registry(store), brand="quotas", pepper=None, remembered=1000)
 
@@ -37,7 +37,7 @@ class Scene:
 
         async def ask() -> str:
             try:
-                _, identity = await self.identities.find(credential, app.clock(), anew=anew)
+                _, identity = await self.identities.find(credential, assembly.clock(), anew=anew)
             except (CredentialError, StoreUnavailableError) as error:
                 return str(error)
             return identity.client.name if identity.client.status is Status.ACTIVE else "suspended"
@@ -195,12 +195,12 @@ def test_a_store_that_fails_is_told_to_who_waits_and_not_remembered(redis_url: s
 def test_the_hour_of_a_key_is_remembered_with_it(redis_url: str, tmp_path: Path) -> None:
     async def work(scene: Scene) -> None:
         secret = await scene.key()
-        digest, identity = await scene.identities.find(secret, app.clock())
+        digest, identity = await scene.identities.find(secret, assembly.clock())
         assert identity.key is not None
         assert identity.key.used_hour == -1
-        hour = app.clock() // HOUR_US
+        hour = assembly.clock() // HOUR_US
         scene.identities.seen(digest, hour)
-        _, identity = await scene.identities.find(secret, app.clock())
+        _, identity = await scene.identities.find(secret, assembly.clock())
         assert identity.key is not None
         assert identity.key.used_hour == hour
         scene.identities.forget(digest)

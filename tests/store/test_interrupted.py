@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from takes import keys_left
 
-from quotas import app, importing, plan_files
+from quotas import assembly, importing, plan_files
 from quotas.clients import Clients
 from quotas.errors import ConflictError, NotFoundError, RequestError, StoreUnavailableError
 from quotas.identities import Identities
@@ -36,7 +36,7 @@ CONFIG: Config = plan_files.parse("plans: {free: {limits: {once: {rate: 0/second
 
 
 def clients_on(store: Store) -> Clients:
-    return Clients(Registry(store), config=CONFIG, brand="quotas", pepper=None, clock=app.clock)
+    return Clients(Registry(store), config=CONFIG, brand="quotas", pepper=None, clock=assembly.clock)
 
 
 class WarmWorker:
@@ -51,7 +51,7 @@ class WarmWorker:
     async def passes(self, secret: str) -> bool:
         while True:
             try:
-                digest, identity = await self._identities.find(secret.encode(), app.clock())
+                digest, identity = await self._identities.find(secret.encode(), assembly.clock())
             except RequestError:
                 return False
             client = identity.client
@@ -60,7 +60,7 @@ class WarmWorker:
                 generation=client.generation,
                 key_id=identity.subject_id,
                 cost=0,
-                now_us=app.clock(),
+                now_us=assembly.clock(),
             )
             if await take(self._store, self._plan, asked) is not None:
                 return True
@@ -187,7 +187,7 @@ def test_an_import_can_be_asked_again_and_brings_in_what_is_missing(
 
     async def work(on: Scene) -> None:
         for store in (on.broken, on.store):
-            found = Importer(Registry(store), clock=app.clock).run(io.StringIO(lines), "keys.csv")
+            found = Importer(Registry(store), clock=assembly.clock).run(io.StringIO(lines), "keys.csv")
             await broken_off(found)
         for secret in foreign:
             assert await on.worker.passes(secret)

@@ -16,7 +16,7 @@ from urllib.parse import quote
 import pytest
 from redis import Redis
 
-from quotas import app, embedded, store_health
+from quotas import assembly, embedded, store_health
 from quotas.findings import Finding, Verdict
 from quotas.store import Store
 from quotas.valkey import Place, answers, find_binary, until
@@ -52,7 +52,7 @@ async def look(url: str, *, ahead_us: int = 0, timeout_ms: int = 30_000) -> list
         url,
         timeout_ms=timeout_ms,
         workers=1,
-        clock=lambda: app.clock() - ahead_us,
+        clock=lambda: assembly.clock() - ahead_us,
         timer=lambda: next(seconds) / 1000,
     )
     return [each async for each in found]

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 from starlette.applications import Starlette
 
-from quotas import admin, app, plan_files
+from quotas import admin, assembly, plan_files
 from quotas.admin_operations import Admin
 from quotas.audit import Audit, Told
 from quotas.clients import Clients
@@ -55,7 +55,7 @@ class Office:
 
 @asynccontextmanager
 async def office(
-    redis_url: str, *, clock: Callable[[], int] = app.clock, port: int | None = None
+    redis_url: str, *, clock: Callable[[], int] = assembly.clock, port: int | None = None
 ) -> AsyncIterator[Office]:
     config = plan_files.parse(PLANS, "test plans")
     async with AsyncExitStack() as stack:

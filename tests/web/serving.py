@@ -9,7 +9,7 @@ from unittest.mock import patch
 import httpx
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from quotas import app, plan_files
+from quotas import app, assembly, plan_files
 from quotas.clients import Clients
 from quotas.configuration import ConfigFile
 from quotas.registry import Registry
@@ -68,7 +68,7 @@ async def service(  # noqa: PLR0913 # One parameter for each thing that a test m
     redis_url: str,
     plan_yaml: str = PLANS,
     *,
-    clock: Callable[[], int] = app.clock,
+    clock: Callable[[], int] = assembly.clock,
     timeout_ms: int = PATIENCE_MS,
     pepper: bytes | None = None,
     admin: str | None = None,
@@ -86,7 +86,7 @@ async def service(  # noqa: PLR0913 # One parameter for each thing that a test m
     config = plan_files.parse(plan_yaml, "test plans")
     application = app.Worker(made, ConfigFile(None), None, config, None, None)()
     async with AsyncExitStack() as stack:
-        with patch.object(app, "clock", clock), patch.object(app, "UPKEEP_S", upkeep_s):
+        with patch.object(assembly, "clock", clock), patch.object(app, "UPKEEP_S", upkeep_s):
             state = await stack.enter_async_context(application.router.lifespan_context(application))
 
         async def with_state(scope: Scope, receive: Receive, send: Send) -> None:

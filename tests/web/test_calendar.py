@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import httpx
 import pytest
 
-from quotas import app
+from quotas import assembly
 
 from .timed import SECOND_US, Clock, Timed, items, left, timed, us, verdict
 
@@ -232,11 +232,11 @@ class TestClocks:
     @pytest.mark.parametrize("skew_s", [0, 5, -5, 2 * 3_600, -2 * 3_600, 8_220, 40 * DAY_S, -400 * DAY_S, 10**9])
     def test_two_workers_give_what_one_would(self, redis_url: str, window: str, skew_s: int) -> None:
         def skewed() -> int:
-            return app.clock() + skew_s * SECOND_US
+            return assembly.clock() + skew_s * SECOND_US
 
         async def work() -> None:
             async with (
-                timed(redis_url, plan(20, window), app.clock, clock_decides=False) as right,
+                timed(redis_url, plan(20, window), assembly.clock, clock_decides=False) as right,
                 timed(redis_url, plan(20, window), skewed, clock_decides=False) as wrong,
             ):
                 secret = await right.key()
@@ -253,11 +253,11 @@ class TestClocks:
         """What is left until the window's end does not depend on who is asked."""
 
         def skewed() -> int:
-            return app.clock() + 3_000 * SECOND_US
+            return assembly.clock() + 3_000 * SECOND_US
 
         async def work() -> None:
             async with (
-                timed(redis_url, plan(20, "hour"), app.clock, clock_decides=False) as right,
+                timed(redis_url, plan(20, "hour"), assembly.clock, clock_decides=False) as right,
                 timed(redis_url, plan(20, "hour"), skewed, clock_decides=False) as wrong,
             ):
                 secret = await right.key()

@@ -7,7 +7,7 @@ from hashlib import sha256
 
 import pytest
 
-from quotas import app
+from quotas import assembly
 from quotas.importing import Importer
 from quotas.registry import Registry
 from quotas.store import Store
@@ -32,7 +32,7 @@ FOREIGN = [
 async def bring_in(store: Store, *secrets: str, client: str = "acme", more: str = "", values: str = "") -> None:
     rows = [f"{client},n,{sha256(secret.encode()).hexdigest()}{values}" for secret in secrets]
     lines = io.StringIO("\n".join([f"client,name,sha256{more}", *rows]))
-    assert (await Importer(Registry(store), clock=app.clock).run(lines, "keys.csv")).new == len(secrets)
+    assert (await Importer(Registry(store), clock=assembly.clock).run(lines, "keys.csv")).new == len(secrets)
 
 
 async def ask(worker: Service, secret: str) -> tuple[int, str]:
@@ -129,7 +129,7 @@ def test_a_revocation_is_as_exact(redis_url: str, secret: str) -> None:
 
 
 def test_scopes_and_expiry_are_the_file_s(redis_url: str) -> None:
-    now_us = app.clock()
+    now_us = assembly.clock()
 
     async def work() -> None:
         nonlocal now_us

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from quotas import app
+from quotas import assembly
 from quotas.registry import HOUR_US
 
 from .conftest import Server
@@ -42,7 +42,7 @@ def test_a_worker_writes_it_in_passing_and_when_it_ends(redis_url: str) -> None:
 
 
 def test_a_check_is_one_command_at_the_beginning_of_an_hour_as_well(redis_url: str) -> None:
-    now_us = app.clock()
+    now_us = assembly.clock()
 
     async def work() -> None:
         nonlocal now_us

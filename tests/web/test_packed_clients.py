@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from quotas import app, caches
+from quotas import assembly, caches
 from quotas.hot_road import HotRoad
 from quotas.keys import Environment
 from quotas.overrides import Override
@@ -36,7 +36,7 @@ async def answers(redis_url: str, protocol_class: Any, *, test_key: bool, clock_
     """The bytes of three answers after each thing that an operator, the file or the clock does."""
     told: list[bytes] = []
     # The store's clock brings another token after half an hour, and goes on during the test: a countdown is no part.
-    clock = noon() if clock_decides else Clock(app.clock() // HOUR_US * HOUR_US)
+    clock = noon() if clock_decides else Clock(assembly.clock() // HOUR_US * HOUR_US)
     async with timed(redis_url, PLANS, clock, clock_decides=clock_decides) as worker, AsyncExitStack() as stack:
         await worker.store.call("FLUSHALL")
         clients = worker.clients

@@ -11,7 +11,7 @@ from unittest.mock import patch
 import httpx
 from starlette.types import Receive, Scope, Send
 
-from quotas import app, plan_files, refunds
+from quotas import app, assembly, plan_files, refunds
 from quotas.checks import Checks
 from quotas.clients import Clients
 from quotas.configuration import ConfigFile
@@ -122,9 +122,9 @@ async def timed(
     async with AsyncExitStack() as stack:
         stack.enter_context(patch.object(refunds, "Refund", partial(Refund, own_clock=clock_decides)))
         with (
-            patch.object(app, "clock", clock),
+            patch.object(assembly, "clock", clock),
             patch.object(app, "UPKEEP_S", NO_UPKEEP_S),
-            patch.object(app, "timer_us", clock if clock_decides else app.timer_us),
+            patch.object(assembly, "timer_us", clock if clock_decides else assembly.timer_us),
             patch.object(app, "Checks", partial(Checks, clock_decides=clock_decides)),
             patch.object(app, "Scraper", partial(Scraper, clock=clock if clock_decides else None)),
         ):

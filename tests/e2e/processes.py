@@ -1,21 +1,27 @@
 """The real command in a process of its own, on a data directory of the test's own."""
 
+import asyncio
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from redis import Redis
+
+from quotas import configuration, operations, settings
+from quotas.operations import Operations
 
 PATIENCE_S = 60
 """A bound for what should take a moment, never an expectation."""
 POLL_S = 0.01
+T = TypeVar("T")
 COMMAND = [sys.executable, "-m", "quotas"]
 _URL = re.compile(r" on (http://\S+)$", re.MULTILINE)
 _CURL = re.compile(r"^ +curl -i -H 'X-API-Key: (\S+)' (\S+)$", re.MULTILINE)
@@ -82,6 +88,27 @@ class Home:
         done = self.command(*words)
         assert done.returncode == 0, done.stderr
         return done.stdout
+
+    def operate(self, work: Callable[[Operations], Awaitable[T]]) -> T:
+        """Do what a command does, in this process: to start one takes a second, and few tests are about that."""
+        own = settings.load(self.environment)
+        here = self.folder / configuration.LOCAL_FILE
+        config = configuration.ConfigFile(own.config or (here if here.exists() else None)).read()
+
+        async def operating(url: str) -> T:
+            async with operations.open_operations(own, url, config, actor="test") as opened:
+                return await work(opened)
+
+        with operations.store_for_command(own) as url:
+            return asyncio.run(operating(url))
+
+    def create(self, client: str, plan: str = "free") -> None:
+        """Make a client."""
+        self.operate(lambda operations: operations.clients.create(client, plan))
+
+    def key(self, client: str) -> str:
+        """A new key of a client."""
+        return self.operate(lambda operations: operations.clients.issue_key(client)).secret
 
     @contextmanager
     def serving(self, *words: str) -> Iterator["Serving"]:

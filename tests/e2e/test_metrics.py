@@ -82,8 +82,8 @@ def test_sums_are_those_of_the_callers_and_never_go_back(home: Home) -> None:
         until(lambda: len(serving.workers()) == 4)
         secrets = {}
         for client in CLIENTS:
-            home.good("clients", "create", client, "--plan", "free")
-            secrets[client] = home.good("keys", "create", "--client", client).strip()
+            home.create(client)
+            secrets[client] = home.key(client)
         tallies = [Tally() for _ in range(6)]
         done = threading.Event()
         sums: list[int] = []
@@ -154,8 +154,8 @@ def test_another_bound_is_in_force_once_the_file_says_so(home: Home) -> None:
     home.plans(PLANS + "metrics: {max_clients: 1}\n")
     with home.serving("--workers", "2") as serving:
         for client in CLIENTS:
-            home.good("clients", "create", client, "--plan", "free")
-            secret = home.good("keys", "create", "--client", client).strip()
+            home.create(client)
+            secret = home.key(client)
             with connect(serving) as http:
                 assert http.get("/check", headers={"x-api-key": secret}).status_code == 200
         assert counted(serving) == {"unknown": 0, "one": 1, "other": 2}

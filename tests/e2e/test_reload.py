@@ -20,6 +20,7 @@ from quotas import embedded, plan_files
 from quotas import reloading as reloading_module
 from quotas.configuration import ConfigFile
 from quotas.metrics import Metrics
+from quotas.operations import Operations
 from quotas.planbook import Planbook
 from quotas.plans import Config
 from quotas.reloading import Reloader
@@ -65,8 +66,12 @@ class Reloading:
 
     def register(self, client: str = "acme") -> None:
         """A key of a client that there is, or is soon: a service makes those of its file once it has its store."""
-        until(lambda: self.home.command("clients", "show", client).returncode == 0)
-        self.secret = self.home.good("keys", "create", "--client", client).strip()
+        until(lambda: client in self.home.operate(self._names))
+        self.secret = self.home.key(client)
+
+    @staticmethod
+    async def _names(operations: Operations) -> list[str]:
+        return [client.name for client in await operations.clients.all()]
 
     def replace(self, text: str) -> None:
         """Have another file in its place at once, as editors and deployments do."""
@@ -119,7 +124,7 @@ def reloading(folder: Path, text: str = ONE, *, file: Path | None = None, client
     with home.serving("--workers", "2", "--config", str(file)) as serving:
         running = Reloading(home, serving, file)
         if client:
-            home.good("clients", "create", "acme", "--plan", "free")
+            home.create("acme")
         running.register()
         until(lambda: len(serving.workers()) == 2)
         yield running
@@ -162,7 +167,7 @@ def test_sighup_reaches_a_worker_alone(tmp_path: Path) -> None:
     home.plans(ONE)
     with home.serving() as serving:
         running = Reloading(home, serving, tmp_path / "quotas.yaml")
-        home.good("clients", "create", "acme", "--plan", "free")
+        home.create("acme")
         running.register()
         until(lambda: running.units() == 111)
         serving.process.send_signal(signal.SIGHUP)
@@ -230,7 +235,7 @@ class TestBadFiles:
         home.plans(ONE)
         with home.serving() as serving:
             running = Reloading(home, serving, tmp_path / "quotas.yaml")
-            home.good("clients", "create", "acme", "--plan", "free")
+            home.create("acme")
             running.register()
             for content in (b"", b"\xff\xfe", b"[" * 100_000):
                 running.file.write_bytes(content)

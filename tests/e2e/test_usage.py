@@ -68,10 +68,8 @@ def test_the_history_is_the_counter_is_what_the_callers_saw(tmp_path: Path) -> N
     with home.serving("--workers", "4") as serving:
         secrets = []
         for client, plan in (("acme", "busy"), ("bolt", "open")):
-            home.good("clients", "create", client, "--plan", plan)
-            secrets.append(
-                orjson.loads(home.good("keys", "create", "--client", client, "--name", "k", "--json"))["key"]
-            )
+            home.create(client, plan)
+            secrets.append(home.key(client))
         acme, bolt = asyncio.run(load(serving.url, secrets))
         assert acme.total() > acme["units"] > 0
         assert acme["quota_exceeded"]
@@ -91,8 +89,8 @@ def test_a_service_that_is_stopped_writes_what_it_has_counted(tmp_path: Path) ->
     home = Home(tmp_path)
     home.plans(PLANS)
     with home.serving("--workers", "2") as serving:
-        home.good("clients", "create", "acme", "--plan", "busy")
-        secret = orjson.loads(home.good("keys", "create", "--client", "acme", "--name", "k", "--json"))["key"]
+        home.create("acme", "busy")
+        secret = home.key("acme")
         (acme,) = asyncio.run(load(serving.url, [secret], checks=30))
         assert acme["never"]
         assert serving.stop() == 0

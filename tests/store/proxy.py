@@ -87,29 +87,43 @@ class Proxy:
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         server_reader, server_writer = await asyncio.open_unix_connection(self._server_path)
+        come: asyncio.Queue[tuple[bytes, Command] | None] = asyncio.Queue()
+        listening = asyncio.create_task(self._listen(reader, come))
         try:
             with suppress(asyncio.IncompleteReadError, ConnectionError):
-                while await self._carry(reader, writer, server_reader, server_writer):
+                while await self._carry(come, writer, server_reader, server_writer):
                     pass
         finally:
+            listening.cancel()
             server_writer.close()
             with suppress(ConnectionError):
                 await server_writer.wait_closed()
 
+    async def _listen(self, reader: asyncio.StreamReader, come: "asyncio.Queue[tuple[bytes, Command] | None]") -> None:
+        """Note commands as they come, perhaps before the replies to those before them have gone; None is the end."""
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                raw, command = await _command(reader)
+                while self.mute:
+                    await asyncio.Event().wait()
+                if not _is_set_up(command):
+                    self.commands.append(command)
+                come.put_nowait((raw, command))
+        come.put_nowait(None)
+
     async def _carry(
         self,
-        reader: asyncio.StreamReader,
+        come: "asyncio.Queue[tuple[bytes, Command] | None]",
         writer: asyncio.StreamWriter,
         server_reader: asyncio.StreamReader,
         server_writer: asyncio.StreamWriter,
     ) -> bool:
         """One command there and its reply back; whether the connection lives on."""
-        raw, command = await _command(reader)
-        while self.mute:
-            await asyncio.Event().wait()
-        set_up = command[0] == b"CLIENT"
-        if not set_up:
-            self.commands.append(command)
+        next_ = await come.get()
+        if next_ is None:
+            return False
+        raw, command = next_
+        set_up = _is_set_up(command)
         fate = Fate.PASS if set_up else self.fate(command)
         if fate is Fate.CUT_BEFORE:
             return False
@@ -128,6 +142,11 @@ class Proxy:
             return False
         writer.write(reply)
         return True
+
+
+def _is_set_up(command: Command) -> bool:
+    """Whether it is one of those with which redis-py begins a connection."""
+    return command[0] == b"CLIENT"
 
 
 async def _command(reader: asyncio.StreamReader) -> tuple[bytes, Command]:

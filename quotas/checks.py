@@ -6,44 +6,39 @@ Every road ends in an `Answer`: a refusal is a value, and so is an outage.
 import asyncio
 import logging
 import math
-from collections import OrderedDict
 from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 
-from quotas import paths, requests
+from quotas import requests
 from quotas.addresses import counted
 from quotas.answers import Answer, Reason, lacking, outcome_of
+from quotas.costs import Costs, required
 from quotas.decisions import Decision, Outcome
 from quotas.errors import CredentialError, RequestError, StoreUnavailableError
 from quotas.faces import DIRECT, NATIVE, Face
-from quotas.identities import Identities, Known, identity_of
+from quotas.identities import Identities, identity_of
 from quotas.last_use import LastUse
 from quotas.limits import Mode
 from quotas.metrics import Metrics
 from quotas.pace import Pace
-from quotas.packed_identities import kind_of, pack, short_of
-from quotas.plain_requests import Plain, PlainRequest
-from quotas.planbook import Planbook, PlanInForce
-from quotas.plans import Config, Plan, Preflight, StoreErrorPolicy
+from quotas.plain_requests import PlainRequest
+from quotas.plain_takes import PlainTakes
+from quotas.planbook import Planbook
+from quotas.plans import Config, Preflight, StoreErrorPolicy
 from quotas.refusal_memory import RefusalMemory
 from quotas.refusals import Refusals
 from quotas.registry import HOUR_US, Identity, Status
 from quotas.requests import CheckRequest
-from quotas.scripts import OPEN, STALE, TAKE, TAKEN, WINDOWS, Once, Take, decision_of, numbers_of, take, take_words
+from quotas.scripts import OPEN, STALE, TAKE, TAKEN, WINDOWS, decision_of, numbers_of, take, take_words
 from quotas.store import Store, deadline
-from quotas.takings import Asked, Asker, AsSent, Heads, Lane, OfLane, Ready, Taking, new_asked
+from quotas.takings import Asked, Asker, Heads, Taking, new_asked
 
 LOG_EVERY_S = 10.0
 """Least time between two log lines about a store that does not answer."""
 
-MAX_READY = 20_000
-"""Credentials whose next take a worker keeps packed, of those that ask often; with more the first goes. Each is about
-1 kB."""
-
 log = logging.getLogger("quotas.checks")
 
-_PLAIN = CheckRequest(b"")
 _NO_DIGEST = bytes(32)
 """In the place of a credential's digest where there is none; nothing is remembered under it."""
 
@@ -55,7 +50,8 @@ class Checks:
     """Answers checks with one worker's knowledge. `clock` gives epoch microseconds, `timer` seconds for durations.
 
     `timeout_s` bounds each check, and has to be the patience of the store as well. The store's clock decides limits,
-    unless `clock_decides`: then `clock` does, for tests. Without `heads`, every asker is told an answer.
+    unless `clock_decides`: then `clock` does, for tests. Without `heads`, every asker is told an answer. `plain` reads
+    plain requests.
     """
 
     def __init__(  # noqa: PLR0913 # The composition root names each part once.
@@ -85,15 +81,12 @@ class Checks:
         self._timeout_s = timeout_s
         self._clock = clock
         self._timer = timer
-        self._heads = heads
         self._clock_decides = clock_decides
+        self._costs = Costs(planbook, clock_decides=clock_decides)
+        self.plain = PlainTakes(self, self._costs, planbook, heads, clock_decides=clock_decides)
         self._untold = 0
         self._tell_at = -math.inf
         self._going_on: set[asyncio.Task[None]] = set()
-        self._ready: OrderedDict[bytes, Ready] = OrderedDict()  # A dict looks for its first among all that went.
-        self._lanes: dict[str, Lane | None] = {}
-        self._reader: Plain | None = None
-        self._begun_under: Config | None = None
 
     async def check(
         self,
@@ -136,7 +129,7 @@ class Checks:
         credential = requests.plain_credential(headers, face, method=method, places=places, id_header=id_header)
         known = self._identities.known(credential) if credential else None
         if known is not None:
-            taking = self._plain(known, (headers, face, method, target, places), now_us, begun, asker)
+            taking = self.plain.taking(known, (headers, face, method, target, places), now_us, begun, asker)
             if taking is not None:
                 self._send(taking)
                 return
@@ -153,22 +146,6 @@ class Checks:
             return
         self._take_then(request, nobody, (known[0], identity), now_us, begun, asker)
 
-    def plain_request(self, data: bytes) -> PlainRequest | None:
-        """The request of which these bytes are the head, if they are one whole request and it is plain.
-
-        Where requests have an id, most are not, so that none is looked at here.
-        """
-        config = self._planbook.config
-        if config is not self._begun_under:
-            self._begin_under(config)
-        return None if self._reader is None else self._reader.read(data)
-
-    def _begin_under(self, config: Config) -> None:
-        """Have what plain checks have in common be that of this configuration."""
-        self._begun_under = config
-        self._reader = Plain(config.places, None) if config.dedupe is None else None
-        self._lanes.clear()
-
     def plain_then(self, request: PlainRequest, data: bytes, asker: Asker) -> bool:
         """`check_then` of a plain request; False is that there is more to its answer, and that nothing has happened."""
         begun = self._timer()
@@ -178,87 +155,11 @@ class Checks:
             return False
         face, method, target, _ = request
         as_sent = (data, face, method, target, self._planbook.config.places)
-        taking = self._plain(known, as_sent, now_us, begun, asker)
+        taking = self.plain.taking(known, as_sent, now_us, begun, asker)
         if taking is None:
             return False
         self._send(taking)
         return True
-
-    def _plain(
-        self, known: tuple[bytes, Known], as_sent: AsSent, now_us: int, begun: float, asker: Asker
-    ) -> Taking | None:
-        """The take of a plain check, if it is ready, or follows from what all clients of a plan have in common."""
-        digest, found = known
-        if isinstance(found, bytes):
-            return self._of_lane(digest, found, as_sent, now_us, begun, asker)
-        ready = self._ready.get(digest)
-        if ready is not None:
-            asked, loaded, client, packed, head, begin, made_under, from_us, until_us = ready
-            if loaded is found and made_under is self._planbook.config and from_us <= now_us < until_us:
-                if self._clock_decides:
-                    packed = self._packed_at(asked, now_us)
-                return Taking(self, as_sent, None, client, asked, packed, head, begin, begun, begun, asker)
-        if self._lane(kind_of(found), found.client.name, found, now_us) is None:
-            return None  # To pack it would cost a tenth of a check.
-        taking = self._of_lane(digest, found, as_sent, now_us, begun, asker)
-        if taking is not None and found.stays:
-            self._keep_ready(self._whole(taking.asked), taking, now_us)
-        return taking
-
-    def _of_lane(  # noqa: PLR0913, PLR0917 # What is known of a check by now.
-        self, digest: bytes, known: Known, as_sent: AsSent, now_us: int, begun: float, asker: Asker
-    ) -> Taking | None:
-        """The take of a plain check, from what it has in common with others; None where there is more to it."""
-        short = short_of(known if isinstance(known, bytes) else pack(known))
-        kind, client_id, generation, told, name, subject, key_id, until_us, _ = short
-        name = told.decode() if name is None else name
-        key_id = subject if key_id is None else key_id
-        lane = self._lane(kind, name, known, now_us) if now_us < until_us else None
-        if lane is None:
-            return None
-        asked: Asked | OfLane = (digest, known, lane.in_force, now_us)
-        packed = None if self._clock_decides else lane.packed(client_id, key_id, generation, now_us)
-        if packed is None:
-            asked = self._whole(asked)
-            packed = self._packed_at(asked, now_us)
-            if not self._clock_decides:
-                lane.keep(asked.take, asked.plan.takes(asked.take, now_us))
-        begin = lane.begin and lane.begin % (told, subject)
-        client = (client_id.decode(), name, lane.plan)
-        return Taking(self, as_sent, None, client, asked, packed, lane.head, begin, begun, begun, asker)
-
-    def _lane(self, kind: str, name: str, known: Known, now_us: int) -> Lane | None:
-        """The lane of a client of this name, known as one of this kind; None where there is more to its checks."""
-        config = self._planbook.config
-        if name in config.clients:
-            return None
-        if config is not self._begun_under:
-            self._begin_under(config)
-        try:
-            return self._lanes[kind]
-        except KeyError:
-            return self._made_lane(kind, identity_of(known), config, now_us)
-
-    def _made_lane(self, kind: str, identity: Identity, config: Config, now_us: int) -> Lane | None:
-        """The lane of a kind of identities, of which this is one; None where there is more to their checks."""
-        lane = None
-        in_force = self._in_force(identity, now_us)
-        if kind and in_force is not None and in_force.test_of is None:
-            plan = in_force.plan
-            if not plan.asks_for_paths and not plan.scopes_for(frozenset()):
-                lane = Lane(in_force, self._heads and self._heads(in_force.packed.limits, config.headers))
-        if identity.client.plan in config.plans:  # A token may claim any.
-            self._lanes[kind] = lane
-        return lane
-
-    def _whole(self, asked: Asked | OfLane) -> Asked:
-        """A take with all that is to be known of it."""
-        if isinstance(asked, Asked):
-            return asked
-        digest, known, in_force, now_us = asked
-        identity = identity_of(known)
-        taken = self._take_of(_PLAIN, identity, in_force, now_us)
-        return new_asked((digest, identity, identity, in_force.packed, taken, in_force))
 
     def _take_then(  # noqa: PLR0913, PLR0917 # What is known of a check by now.
         self,
@@ -281,43 +182,18 @@ class Checks:
         if isinstance(asked, Answer):
             asker.answer(self._counted(asked, begun))
             return
-        head = None
-        is_of_all = asked.is_of_all(request)
-        if is_of_all:
-            head = self._heads and self._heads(asked.plan.limits, self._planbook.config.headers)
-            packed = self._packed_at(asked, now_us)
+        sent = self._timer()
+        if asked.is_of_all(request):
+            taking = self.plain.of(asked, request, nobody, now_us, begun, sent, asker)
         else:
             packed = TAKE.packed(*take_words(asked.plan, asked.take, now_us))
-        begin = b"" if head is None else head.begin(asked.identity)
-        client = asked.identity.client
-        named = (client.id, client.name, client.plan)
-        taking = Taking(self, request, nobody, named, asked, packed, head, begin, begun, self._timer(), asker)
-        if is_of_all and identity.stays:
-            self._keep_ready(asked, taking, now_us)
+            taking = Taking(self, request, nobody, asked.counted_for, asked, packed, None, b"", begun, sent, asker)
         self._send(taking)
-
-    def _keep_ready(self, asked: Asked, taking: Taking, now_us: int) -> None:
-        """Keep a take for the next check of this credential, which will be the same one."""
-        # A key is noted once an hour, so nothing is kept over the hour.
-        ends = (asked.in_force.until_us, asked.loaded.expires_at_us, now_us // HOUR_US * HOUR_US + HOUR_US)
-        until_us = min(asked.plan.until_us(now_us), *(end for end in ends if end is not None))
-        if len(self._ready) >= MAX_READY:
-            self._ready.popitem(last=False)
-        made = (asked, asked.loaded, taking.client, taking.packed, taking.head, taking.begin)
-        self._ready[asked.digest] = Ready(*made, self._planbook.config, now_us, until_us)
-
-    def _packed_at(self, asked: Asked, now_us: int) -> bytes:
-        """A take of all limits, at this instant."""
-        if self._clock_decides:  # Then a take says when it is.
-            return _packed_anew(asked, now_us)
-        client_id, generation, key_id, *_ = asked.take
-        ids = client_id.encode(), key_id.encode(), b"%d" % generation
-        return asked.plan.takes(asked.take, now_us).packed(*ids)
 
     def _send(self, taking: Taking) -> None:
         """Send a take, unless this worker knows that it is refused."""
         if self._memory.clients and taking.client[0] in self._memory.clients:
-            asked = self._whole(taking.asked)
+            asked = self.plain.whole(taking.asked)
             if self._memory.recall(asked.plan, asked.take) is not None:
                 self._pace.then(partial(self._refuse, taking, asked))
                 return
@@ -329,7 +205,7 @@ class Checks:
         try:
             answer = self._recalled(asked)
             if answer is None:
-                taking.packed = _packed_anew(asked, self._clock())
+                taking.packed = asked.packed_at(self._clock())
                 taking.sent = self._timer()
                 self._give(taking)
                 return
@@ -370,7 +246,7 @@ class Checks:
 
     def _told(self, taking: Taking, reply: Any) -> Answer | None:
         """What a reply to a take makes of the check; None when it must be asked again by who can wait."""
-        asked = self._whole(taking.asked)
+        asked = self.plain.whole(taking.asked)
         if isinstance(reply, StoreUnavailableError):
             return self._unanswered(taking.request(), reply, asked.loaded)
         ended = self._timer()
@@ -491,12 +367,12 @@ class Checks:
         now_us = self._clock()
         if identity is not None and identity.is_expired(now_us):
             identity = None
-        in_force = None if identity is None else self._in_force(identity, now_us)
+        in_force = None if identity is None else self._planbook.of_identity(identity, now_us)
         if identity is not None and in_force is not None:
             identity = identity.on(in_force.plan.name)
-            required = _required(request, in_force.plan, self._take_of(request, identity, in_force, now_us).skipped)
-            if not required <= identity.scopes:
-                return lacking(identity, required)
+            needed = required(request, in_force.plan, self._costs.take_of(request, identity, in_force, now_us).skipped)
+            if not needed <= identity.scopes:
+                return lacking(identity, needed)
         if in_force is not None and in_force.plan.on_store_error is StoreErrorPolicy.ALLOW:
             self._metrics.degraded(StoreErrorPolicy.ALLOW.value)
             return Answer(None, identity, degraded=True)
@@ -563,15 +439,15 @@ class Checks:
                 self._identities.seen(digest, hour)
         if loaded.client.status is Status.SUSPENDED:
             return Answer(Reason.SUSPENDED_CLIENT, loaded)
-        in_force = self._in_force(loaded, now_us)
+        in_force = self._planbook.of_identity(loaded, now_us)
         if in_force is None:
             self._identities.forget(digest)
             return Answer(Reason.NO_PLAN, loaded)
         identity = loaded.on(in_force.plan.name)
-        asked = self._take_of(request, identity, in_force, now_us)
-        required = _required(request, in_force.plan, asked.skipped)
-        if not required <= identity.scopes:
-            return lacking(identity, required) if sure else None
+        asked = self._costs.take_of(request, identity, in_force, now_us)
+        needed = required(request, in_force.plan, asked.skipped)
+        if not needed <= identity.scopes:
+            return lacking(identity, needed) if sure else None
         return new_asked((digest, loaded, identity, in_force.packed, asked, in_force))
 
     def _decided(self, asked: Asked, decision: Decision, asked_s: tuple[float, float]) -> Answer:
@@ -615,53 +491,3 @@ class Checks:
                 self._metrics.shadow_refused(client.plan, standing.limit.name)
             elif mode is Mode.OVERAGE and decision.allowed and standing.remaining < 0:
                 self._metrics.overage(client.plan, standing.limit.name, min(cost, -standing.remaining))
-
-    def _in_force(self, identity: Identity, now_us: int) -> PlanInForce | None:
-        return self._planbook.of(identity.client, now_us, identity.environment)
-
-    def _take_of(self, request: CheckRequest, identity: Identity, in_force: PlanInForce, now_us: int) -> Take:
-        """What a request takes of its plan: which limits are about it, and what it costs."""
-        plan = in_force.plan
-        skipped: frozenset[str] = frozenset()
-        cost = 1 if request.cost is None else request.cost
-        if plan.asks_for_paths and not request.look:
-            readings = paths.readings(request.target)
-            skipped = plan.skipped(request.method, readings)
-            if request.cost is None:
-                cost = plan.cost(request.method, readings)
-        client = identity.client
-        once = None if request.request_id is None else self._once(request, identity, in_force, cost, skipped)
-        kept_s = self._planbook.kept_s(client, in_force)
-        asked = (client.id, client.generation, identity.subject_id, cost, now_us, self._clock_decides)
-        return _take((*asked, in_force.test_of is not None, skipped, once, kept_s))
-
-    def _once(
-        self, request: CheckRequest, identity: Identity, in_force: PlanInForce, cost: int, skipped: frozenset[str]
-    ) -> Once | None:
-        """What makes a check the same as one before: all that its answer depends on."""
-        dedupe = self._planbook.config.dedupe
-        if dedupe is None or request.request_id is None:
-            return None
-        asked = (
-            request.request_id,
-            identity.subject_id.encode(),
-            request.method.encode(),
-            request.target,
-            b"%d" % cost,
-        )
-        limits = (in_force.packed.fingerprint, *(name.encode() for name in sorted(skipped)))
-        return Once.of(dedupe.within_us, *asked, *limits)
-
-
-# The constructor of a named tuple is Python, and felt in a check.
-_take: Callable[[tuple[object, ...]], Take] = partial(tuple.__new__, Take)
-
-
-def _packed_anew(asked: Asked, now_us: int) -> bytes:
-    """Any take, as it would be at this instant."""
-    return TAKE.packed(*take_words(asked.plan, asked.take._replace(now_us=now_us), now_us))
-
-
-def _required(request: CheckRequest, plan: Plan, skipped: frozenset[str]) -> frozenset[str]:
-    """The scopes that a request needs; a look is about no limit more than about another."""
-    return request.scopes | (plan.required_scopes if request.look else plan.scopes_for(skipped))

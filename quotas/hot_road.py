@@ -120,7 +120,7 @@ class HotRoad(HttpToolsProtocol):
         check = None
         try:
             checks = self.services.checks
-            request = checks.plain_request(data)
+            request = checks.plain.request(data)
             if request is None:
                 return False
             check = _Check(self, request.face, request.method, data)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from quotas import overrides
 from quotas.keys import Environment
 from quotas.plans import Config, Plan
-from quotas.registry import Client, is_subject_s
+from quotas.registry import Client, Identity, is_subject_s
 from quotas.scripts import PackedPlan
 
 MAX_MADE = 10_000
@@ -67,6 +67,10 @@ class Planbook:
                 self._made.popitem(last=False)
         self._made.move_to_end(key)
         return made
+
+    def of_identity(self, identity: Identity, now_us: int) -> PlanInForce | None:
+        """The plan that decides for who presents this identity."""
+        return self.of(identity.client, now_us, identity.environment)
 
     def is_sole(self, client: Client) -> bool:
         """Whether one plan at a time is in force for all that counts together of a client: two tokens can claim two."""

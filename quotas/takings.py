@@ -22,7 +22,7 @@ from quotas.plans import Config, HeaderStyle
 from quotas.registry import Identity
 from quotas.requests import CheckRequest
 from quotas.rows import Key
-from quotas.scripts import TAKE, PackedPlan, PackedTakes, Take
+from quotas.scripts import TAKE, PackedPlan, PackedTakes, Take, take_words
 
 
 class Asker(Protocol):
@@ -65,6 +65,16 @@ class Asked(NamedTuple):
     def is_of_all(self, request: CheckRequest) -> bool:
         """Whether every plain check of its client comes down to this take."""
         return request.is_plain and not self.in_force.plan.asks_for_paths
+
+    @property
+    def counted_for(self) -> Key:
+        """Whom it is counted for, see `Taking`."""
+        client = self.identity.client
+        return client.id, client.name, client.plan
+
+    def packed_at(self, now_us: int) -> bytes:
+        """The command that asks for it, as it would be at this instant."""
+        return TAKE.packed(*take_words(self.plan, self.take._replace(now_us=now_us), now_us))
 
 
 OfLane = tuple[bytes, Identity | bytes, PlanInForce, int]

@@ -42,8 +42,9 @@ STAGES = {
         *("quotas/keys", "quotas/caches", "quotas/packed_identities", "quotas/registry", "quotas/news"),
     ),
     "check: plan, decision, answer": (
-        *("quotas/checks", "quotas/takings", "quotas/planbook", "quotas/plans", "quotas/decisions", "quotas/answers"),
-        *("quotas/paths", "quotas/assembly", "quotas/refusals", "quotas/refusal_memory"),
+        *("quotas/checks", "quotas/plain_takes", "quotas/takings", "quotas/costs", "quotas/planbook", "quotas/plans"),
+        *("quotas/decisions", "quotas/answers", "quotas/paths", "quotas/assembly"),
+        *("quotas/refusals", "quotas/refusal_memory"),
     ),
     "pipe to Redis: packing, sending, parsing": (
         *("quotas/pipe", "quotas/store", "quotas/scripts", "quotas/links", "quotas/commands", "quotas/servers"),

@@ -44,6 +44,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m loadtests.bench", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer clients and shorter rounds: two minutes")
     parser.add_argument("--million", action="store_true", help="with a million clients too: some minutes more")
+    parser.add_argument("--group", action="append", choices=cases.names(), help="only this one, or these; no nginx")
     parser.add_argument("--generator", choices=("wrk", "bundled"), help="who makes the load; wrk where it is installed")
     parser.add_argument("--node", action="store_true", help="install npm packages into a cache folder, for Fastify")
     parser.add_argument("--rounds", type=_count, metavar="N", help=f"rounds of each; {ROUNDS}, the median counts")
@@ -75,8 +76,10 @@ def _run(options: argparse.Namespace, say: Say) -> None:
     lacking = node.missing()
     if lacking is not None:
         say(f"FASTIFY IS NOT MEASURED: {lacking}")
-    groups = cases.groups(quick=options.quick, million=options.million, node=lacking is None)
-    results = _measured(groups, load, say)
+    only = options.group or cases.names()
+    found = cases.groups(quick=options.quick, million=options.million or bool(options.group), node=lacking is None)
+    groups = tuple(group for group in found if group.name in only)
+    results = _measured(groups, load, say, nginx=not options.group)
     print("\n".join(report.text(groups, results, load)))
     if options.json is not None:
         options.json.write_text(json.dumps(report.document(results, load), indent=1) + "\n", "utf-8")
@@ -84,13 +87,13 @@ def _run(options: argparse.Namespace, say: Say) -> None:
         chart.draw(results, report.about(load), options.chart)
 
 
-def _measured(groups: tuple[cases.Group, ...], load: Load, say: Say) -> Results:
+def _measured(groups: tuple[cases.Group, ...], load: Load, say: Say, *, nginx: bool) -> Results:
     measured, others = {}, []
     for group in groups:
         others.append(accounts.busy())
         measured[group.name] = rounds.measure(group, load, say)
     others.append(accounts.busy())
-    added = gateway.measure(load, say)
+    added = gateway.measure(load, say) if nginx else None
     say("Redis alone")
     known = [share for share in others if share is not None]
     return Results(measured, takes.measure(load.rounds), added, max(known, default=None))

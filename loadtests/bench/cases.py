@@ -134,6 +134,11 @@ MILLIONS = Group(
 )
 
 
+def names() -> list[str]:
+    """The names of all groups."""
+    return [group.name for group in groups(quick=False, million=True, node=True)]
+
+
 def groups(*, quick: bool, million: bool, node: bool) -> tuple[Group, ...]:
     """The groups of one run: `quick` has a tenth of the clients, `node` says that Fastify can run."""
     chosen = (BASELINES, *CONNECTED, WORKERS, CREDENTIALS, NUMBER_OF_LIMITS, CLIENTS, *((MILLIONS,) if million else ()))

@@ -1,5 +1,6 @@
 import http.client
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -8,7 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from loadtests.bench import accounts, cases, chart, gateway, report, results, rounds, servers, stages
+from loadtests.bench import __main__ as bench
+from loadtests.bench import accounts, cases, chart, gateway, report, results, rounds, servers, stages, takes
 from loadtests.bench.cases import BASELINES, MILLIONS, NUMBER_OF_LIMITS, Case, Group, Server
 from loadtests.bench.gateway import Added, Took
 from loadtests.bench.generators import Bundled
@@ -156,6 +158,26 @@ def test_a_quick_run_has_fewer_clients() -> None:
     for group in (*full, *quick):
         assert len({case.name for case in group.cases}) == len(group.cases)
         assert all(f"{case.clients:,}" in case.name for case in group.cases if "clients" in case.name)
+
+
+def test_one_group_alone_is_measured_without_nginx(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[str] = []
+
+    def measure(group: Group, load: Load, _say: object) -> list[Measured]:
+        asked.append(f"{group.name}, {load.rounds} rounds")
+        return [measured(case, Round(1)) for case in group.cases]
+
+    monkeypatch.setattr(rounds, "measure", measure)
+    monkeypatch.setattr(takes, "measure", lambda _: TAKES)
+    monkeypatch.setattr(sys, "argv", ["bench", "--group", "million", "--rounds", "15"])
+    assert bench.main() == 0
+    assert asked == ["million, 15 rounds"]
+    said = capsys.readouterr().out
+    assert "1,000,000 clients, uniform" in said
+    assert re.search("checks/s with 1,000,000 clients, against 1,000 .* met", said)
+    assert re.search("in nginx.* not measured", said)
 
 
 def test_nginx_asks_or_does_not(tmp_path: Path) -> None:

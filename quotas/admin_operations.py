@@ -42,8 +42,8 @@ from quotas.forms import (
     NewRevocation,
     Rotation,
 )
+from quotas.holders import Alias, Status
 from quotas.openapi import Answer, Operation
-from quotas.registry import Alias, Status
 from quotas.reports import HistoryPage, Reports
 from quotas.revoking import Revoking
 

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 from quotas import scopes
 from quotas.decisions import Decision, Outcome
+from quotas.holders import Identity
 from quotas.limits import Quota
-from quotas.registry import Identity
 
 
 class Reason(Enum):

@@ -16,9 +16,9 @@ from quotas.audit import Entry
 from quotas.clients import IssuedKey
 from quotas.decisions import Decision, Standing
 from quotas.directory import Page
+from quotas.holders import Alias, Client, Identity, Key, Status
 from quotas.keys import Environment
 from quotas.limits import Bucket, Mode, Per
-from quotas.registry import Alias, Client, Identity, Key, Status
 from quotas.reports import By, History, HistoryPage
 from quotas.revocations import Revocation
 from quotas.revoking import fields

@@ -17,6 +17,7 @@ from quotas.costs import Costs, required
 from quotas.decisions import Decision, Outcome
 from quotas.errors import CredentialError, RequestError, StoreUnavailableError
 from quotas.faces import DIRECT, NATIVE, Face
+from quotas.holders import HOUR_US, Identity, Status
 from quotas.identities import Identities, identity_of
 from quotas.last_use import LastUse
 from quotas.limits import Mode
@@ -28,7 +29,6 @@ from quotas.planbook import Planbook
 from quotas.plans import Config, Preflight, StoreErrorPolicy
 from quotas.refusal_memory import RefusalMemory
 from quotas.refusals import Refusals
-from quotas.registry import HOUR_US, Identity, Status
 from quotas.requests import CheckRequest
 from quotas.scripts import OPEN, STALE, TAKE, TAKEN, WINDOWS, decision_of, numbers_of, take, take_words
 from quotas.store import Store, deadline

@@ -10,9 +10,9 @@ from pydantic import ValidationError
 
 from quotas import assembly, instants, keys, overrides, scopes, tables, terminal
 from quotas.errors import ConfigError
+from quotas.holders import Alias, Client, Key
 from quotas.keys import Environment
 from quotas.overrides import Override
-from quotas.registry import Alias, Client, Key
 from quotas.terminal import AsJson, ConfigFile, Yes, out
 
 clients_app = typer.Typer(help="Clients: whom usage is counted against.", no_args_is_help=True)

@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from quotas import instants, keys
 from quotas.audit import Change, Told
 from quotas.errors import ConflictError, NotFoundError
+from quotas.holders import Alias, Client, Key, Status
 from quotas.issuers import MAX_TEXT
 from quotas.keys import Environment
 from quotas.overrides import Override, names, told, written
 from quotas.plans import MAX_CLIENT_NAME, Config, is_client_name
-from quotas.registry import Alias, Client, Key, Registry, Status
+from quotas.registry import Registry
 from quotas.scopes import checked, joined
 from quotas.tokens import is_text
 

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from functools import partial
 
 from quotas import paths
+from quotas.holders import Identity
 from quotas.planbook import Planbook, PlanInForce
 from quotas.plans import Plan
-from quotas.registry import Identity
 from quotas.requests import CheckRequest
 from quotas.scripts import Once, Take
 

@@ -17,7 +17,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from hashlib import sha256
 
-from quotas.registry import Client, Key, Registry
+from quotas.holders import Client, Key
+from quotas.registry import Registry
 from quotas.store import Store
 
 RECEIPT_MS = 86_400_000

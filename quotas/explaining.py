@@ -8,10 +8,11 @@ from quotas.addresses import Address, counted
 from quotas.answers import Reason
 from quotas.decisions import Decision, Memory, Standing, take
 from quotas.errors import CredentialError
+from quotas.holders import Identity, Key, Status
 from quotas.identities import Identities
 from quotas.limits import Limit
 from quotas.planbook import Planbook, PlanInForce
-from quotas.registry import Identity, Key, Registry, Status
+from quotas.registry import Registry
 from quotas.scripts import OpenQuarter, PackedLimits, decode_state, key_state_key, state_key
 from quotas.store import Store
 

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from quotas import instants
 from quotas.audit import is_id
 from quotas.clients import MAX_KEY_NAME
+from quotas.holders import Status
 from quotas.issuers import MAX_TEXT
 from quotas.keys import Environment
 from quotas.limits import EXACT
@@ -19,7 +20,6 @@ from quotas.overrides import Override
 from quotas.plan_files import Scopes
 from quotas.plans import MAX_CLIENT_NAME, is_client_name
 from quotas.rates import AnchorDay, BurstNumber, QuotaText, RateText, ZoneName
-from quotas.registry import Status
 from quotas.reports import Asked, By
 from quotas.revocations import Revocation
 from quotas.scopes import MAX_SCOPES

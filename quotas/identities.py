@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from quotas import keys, tokens
 from quotas.caches import Cache
 from quotas.errors import CredentialError, QuotasError
+from quotas.holders import Identity, Status
 from quotas.news import Listener, clients_in
 from quotas.packed_identities import pack, seen, unpack
-from quotas.registry import Identity, Registry, Status
+from quotas.registry import Registry
 from quotas.revocations import TOKEN
 from quotas.subjects import Subjects
 

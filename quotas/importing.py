@@ -15,7 +15,8 @@ from quotas import keys
 from quotas.audit import Change, Told
 from quotas.errors import ConfigError, Fault, StoreUnavailableError
 from quotas.foreign import ForeignKey, place, read
-from quotas.registry import Client, Key, Registry
+from quotas.holders import Client, Key
+from quotas.registry import Registry
 
 BATCH = 500
 """Keys that are looked up, and written, at a time."""

@@ -1,6 +1,6 @@
 """When keys were last seen: the hour, written beside the checks and seldom.
 
-What a worker knows of a key has the hour in which it was last seen (`registry.Held`); who sees it for the first time in
+What a worker knows of a key has the hour in which it was last seen (`holders.Held`); who sees it for the first time in
 another one notes that here, and every few seconds what was noted is written. So a key is written at most once an hour
 by each worker that remembers it, and what a crash may lose are a few seconds.
 """

@@ -12,7 +12,7 @@ from typing import cast
 
 from quotas import keys, scopes
 from quotas.fields import encoded
-from quotas.registry import HOUR_US, Client, Held, Identity, Status
+from quotas.holders import HOUR_US, Client, Held, Identity, Status
 
 NEVER_US = 2**62
 """In the place of an instant that there is none of."""

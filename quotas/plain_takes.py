@@ -6,12 +6,12 @@ Plain is a check that its plan decides by the client alone, see `takings`. No I/
 from collections import OrderedDict
 
 from quotas.costs import Costs
+from quotas.holders import HOUR_US, Identity
 from quotas.identities import Known, identity_of
 from quotas.packed_identities import kind_of, pack, short_of
 from quotas.plain_requests import Plain, PlainRequest
 from quotas.planbook import Planbook
 from quotas.plans import Config
-from quotas.registry import HOUR_US, Identity
 from quotas.requests import CheckRequest
 from quotas.takings import Asked, Asker, AsSent, Decider, Heads, Lane, OfLane, Ready, Taking, new_asked
 

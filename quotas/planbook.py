@@ -8,9 +8,9 @@ from collections import OrderedDict
 from dataclasses import dataclass, replace
 
 from quotas import overrides
+from quotas.holders import Client, Identity, is_subject_s
 from quotas.keys import Environment
 from quotas.plans import Config, Plan
-from quotas.registry import Client, Identity, is_subject_s
 from quotas.scripts import PackedPlan
 
 MAX_MADE = 10_000

@@ -4,10 +4,11 @@ from collections.abc import Callable
 
 from quotas import paths
 from quotas.errors import ConflictError, NotFoundError
+from quotas.holders import Client
 from quotas.keys import KEY_KIND, Environment
 from quotas.planbook import Planbook, PlanInForce
 from quotas.plans import is_client_name
-from quotas.registry import Client, Registry
+from quotas.registry import Registry
 from quotas.scripts import Refund, Refunded, refund
 from quotas.store import Store
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from quotas import keys
-from quotas.registry import Client
+from quotas.holders import Client
 from quotas.scripts import TALLY, record_key, refused_key, tallied_key
 from quotas.store import Store, Word
 from quotas.tallies import DAY_QUARTERS, QUARTER_US

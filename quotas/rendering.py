@@ -20,9 +20,9 @@ from quotas.decisions import Decision, Standing
 from quotas.derived import Derived
 from quotas.faces import NATIVE, Face
 from quotas.fields import encoded
+from quotas.holders import Identity
 from quotas.limits import Bucket, Limit, Mode, Quota
 from quotas.plans import HeaderStyle
-from quotas.registry import Identity
 
 PROBLEM = b"application/problem+json"
 REALM = "quotas"

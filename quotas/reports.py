@@ -12,9 +12,10 @@ from functools import reduce
 from operator import add
 
 from quotas.directory import Directory
+from quotas.holders import Client, Identity
 from quotas.limits import Quota, Window
 from quotas.planbook import Planbook
-from quotas.registry import Client, Identity, Registry
+from quotas.registry import Registry
 from quotas.tallies import QUARTER_US, Calendar, Span, Tally, spans
 from quotas.usage import Usage
 

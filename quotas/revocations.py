@@ -22,9 +22,10 @@ from typing import Any
 
 import orjson
 
+from quotas.holders import subject_client_id
 from quotas.issuers import MAX_TEXT
 from quotas.news import announce
-from quotas.registry import Registry, subject_client_id
+from quotas.registry import Registry
 from quotas.store import Store, Word
 from quotas.tokens import Verified, is_text, subject_digest
 

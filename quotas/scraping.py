@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterable, Mapping
 from quotas.decisions import take
 from quotas.errors import StoreUnavailableError
 from quotas.exposition import Format
+from quotas.holders import Client
 from quotas.limits import Bucket, Limit
 from quotas.metrics import Metrics
 from quotas.planbook import Planbook, PlanInForce
-from quotas.registry import Client, Registry
+from quotas.registry import Registry
 from quotas.scripts import decode_state, state_key
 from quotas.slots import BusyError
 from quotas.store import Store, deadline

@@ -30,9 +30,9 @@ from quotas.checks import Checks
 from quotas.clients import Clients
 from quotas.errors import ConflictError, NotFoundError, StoreUnavailableError
 from quotas.forms import HistoryQuery, OwnRotation
+from quotas.holders import Identity, Key
 from quotas.keys import Environment
 from quotas.planbook import Planbook
-from quotas.registry import Identity, Key
 from quotas.reports import Reports
 from quotas.store import deadline
 from quotas.witness import Witness

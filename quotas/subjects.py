@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from quotas.errors import CredentialError, RequestError, StoreUnavailableError
+from quotas.holders import Client, Identity, subject_client_id
 from quotas.jwks import KeySets, KeysUnavailable, NoSuchKey, read_decryption_keys
 from quotas.plans import Config, is_client_name
-from quotas.registry import Client, Identity, Registry, subject_client_id
+from quotas.registry import Registry
 from quotas.revocations import Revocations, jti_digest
 from quotas.tokens import UnknownKey, Verified, subject_digest, verify
 

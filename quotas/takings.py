@@ -14,12 +14,12 @@ from typing import Any, NamedTuple, Protocol
 from quotas import plain_requests, requests
 from quotas.answers import Answer
 from quotas.faces import Face
+from quotas.holders import Identity
 from quotas.limits import Limit
 from quotas.pipe import Call
 from quotas.places import Places
 from quotas.planbook import PlanInForce
 from quotas.plans import Config, HeaderStyle
-from quotas.registry import Identity
 from quotas.requests import CheckRequest
 from quotas.rows import Key
 from quotas.scripts import TAKE, PackedPlan, PackedTakes, Take, take_words

@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 from hiredis import Reader, ReplyError, pack_command
 
 from quotas import keys
-from quotas.registry import Client, Key, Status
+from quotas.holders import Client, Key, Status
 from quotas.scripts import record_key
 
 BRAND = "quotas"

@@ -39,7 +39,14 @@ STAGES = {
     "HTTP": ("uvicorn/", "httptools", "llhttp", "quotas/hot_road", "quotas/faces", "quotas/web"),
     "request and identity": (
         *("quotas/requests", "quotas/plain_requests", "quotas/places", "quotas/addresses", "quotas/identities"),
-        *("quotas/keys", "quotas/caches", "quotas/packed_identities", "quotas/registry", "quotas/news"),
+        *(
+            "quotas/keys",
+            "quotas/caches",
+            "quotas/packed_identities",
+            "quotas/registry",
+            "quotas/holders",
+            "quotas/news",
+        ),
     ),
     "check: plan, decision, answer": (
         *("quotas/checks", "quotas/plain_takes", "quotas/takings", "quotas/costs", "quotas/planbook", "quotas/plans"),

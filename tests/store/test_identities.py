@@ -10,8 +10,9 @@ import pytest
 from quotas import assembly, keys, plan_files
 from quotas.clients import Clients
 from quotas.errors import CredentialError, StoreUnavailableError
+from quotas.holders import HOUR_US, Identity, Status
 from quotas.identities import Identities
-from quotas.registry import HOUR_US, Identity, Registry, Status
+from quotas.registry import Registry
 from quotas.store import Store
 
 from .proxy import Fate, Proxy, proxy

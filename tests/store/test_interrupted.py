@@ -19,10 +19,11 @@ from takes import keys_left
 from quotas import assembly, importing, plan_files
 from quotas.clients import Clients
 from quotas.errors import ConflictError, NotFoundError, RequestError, StoreUnavailableError
+from quotas.holders import Alias, subject_client_id
 from quotas.identities import Identities
 from quotas.importing import Importer
 from quotas.plans import Config
-from quotas.registry import Alias, Registry, subject_client_id
+from quotas.registry import Registry
 from quotas.revocations import Revocation, Revocations
 from quotas.scripts import PackedPlan, Take, take
 from quotas.store import Store

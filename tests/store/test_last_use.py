@@ -9,9 +9,10 @@ from takes import keys_left, with_store
 from quotas import last_use, plan_files
 from quotas.clients import Clients
 from quotas.errors import StoreUnavailableError
+from quotas.holders import HOUR_US
 from quotas.keys import digest
 from quotas.last_use import LastUse
-from quotas.registry import HOUR_US, Registry
+from quotas.registry import Registry
 from quotas.store import Store
 
 from .proxy import Command, Fate, Proxy, proxy

@@ -9,11 +9,11 @@ from takes import Taker, with_store
 from quotas.answers import Answer, Reason
 from quotas.decisions import Decision
 from quotas.faces import ENVOY, NATIVE, NGINX
+from quotas.holders import Identity
 from quotas.limits import Bucket, Limit, Mode, Per, Quota, Window
 from quotas.paths import PathPattern
 from quotas.plans import HeaderStyle, Match
 from quotas.refusal_memory import RefusalMemory
-from quotas.registry import Identity
 from quotas.rendering import check_response
 from quotas.scripts import PackedPlan, Take
 from quotas.store import Store

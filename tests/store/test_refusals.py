@@ -10,8 +10,9 @@ from takes import keys_left, with_store
 from quotas import plan_files, refusals
 from quotas.clients import Clients
 from quotas.errors import StoreUnavailableError
+from quotas.holders import Client, Status
 from quotas.refusals import Refusals
-from quotas.registry import Client, Registry, Status
+from quotas.registry import Registry
 from quotas.store import Store
 from quotas.tallies import DAY_US, QUARTER_US
 

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from quotas import caches
 from quotas.caches import ENTRY_BYTES, SAMPLE, Cache
+from quotas.holders import Client, Held, Identity, Status
 from quotas.identities import BYTES_EACH, Identities
 from quotas.keys import Environment
-from quotas.registry import Client, Held, Identity, Registry, Status
+from quotas.registry import Registry
 from quotas.store import Store
 
 PLENTY = 1 << 40

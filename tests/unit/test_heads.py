@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from quotas.answers import Answer
 from quotas.heads import Head
+from quotas.holders import Client, Held, Identity, Status
 from quotas.keys import Environment
 from quotas.limits import Bucket, Limit, Mode, Quota, Window
 from quotas.plans import HeaderStyle
-from quotas.registry import Client, Held, Identity, Status
 from quotas.rendering import LARGEST, MAX_FIELDS, check_response
 from quotas.scripts import TAKEN, PackedPlan, Take, decision_of
 from quotas.windows import window_at

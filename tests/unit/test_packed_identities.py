@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 
 from quotas import caches
 from quotas.caches import Cache
+from quotas.holders import HOUR_US, Client, Held, Identity, Status
 from quotas.keys import Environment
 from quotas.packed_identities import NEVER_US, kind_of, pack, short_of, unpack
-from quotas.registry import HOUR_US, Client, Held, Identity, Status
 from quotas.rendering import head_of, head_on
 
 INSTANTS = st.integers(0, 10**6 * HOUR_US)

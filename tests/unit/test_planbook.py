@@ -4,10 +4,10 @@ import pytest
 
 from quotas import plan_files
 from quotas import planbook as planbook_module
+from quotas.holders import Client, Status, subject_client_id
 from quotas.limits import Bucket
 from quotas.overrides import Override, dump
 from quotas.planbook import Planbook, PlanInForce
-from quotas.registry import Client, Status, subject_client_id
 
 NOW_US = 1_781_092_800_000_000
 CONFIG = plan_files.parse(

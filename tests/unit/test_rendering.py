@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from quotas.answers import Answer, Reason
 from quotas.decisions import Decision, Outcome, Standing
 from quotas.faces import ENVOY, FACES, NGINX, Face
+from quotas.holders import Client, Held, Identity, Status
 from quotas.keys import Environment
 from quotas.limits import Bucket, Limit, Mode, Quota, Window
 from quotas.plans import HeaderStyle
-from quotas.registry import Client, Held, Identity, Status
 from quotas.rendering import MAX_FIELDS, Response, check_response
 
 SECOND = 1_000_000

@@ -3,7 +3,7 @@
 import asyncio
 
 from quotas import assembly
-from quotas.registry import HOUR_US
+from quotas.holders import HOUR_US
 
 from .conftest import Server
 from .monitor import watched

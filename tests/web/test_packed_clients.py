@@ -9,10 +9,10 @@ import pytest
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from quotas import assembly, caches
+from quotas.holders import HOUR_US
 from quotas.hot_road import HotRoad
 from quotas.keys import Environment
 from quotas.overrides import Override
-from quotas.registry import HOUR_US
 
 from .test_roads import application, connection, no_app
 from .timed import Clock, noon, timed

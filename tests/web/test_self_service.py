@@ -10,9 +10,9 @@ import jwt
 import pytest
 
 from quotas.errors import StoreUnavailableError
+from quotas.holders import Alias
 from quotas.keys import Environment
 from quotas.links import Link
-from quotas.registry import Alias
 
 from .serving import Service, service
 from .timed import noon

@@ -30,7 +30,7 @@ from quotas.plans import Config, Preflight, StoreErrorPolicy
 from quotas.refusal_memory import RefusalMemory
 from quotas.refusals import Refusals
 from quotas.requests import CheckRequest
-from quotas.scripts import OPEN, STALE, TAKE, TAKEN, WINDOWS, decision_of, numbers_of, take, take_words
+from quotas.scripts import OPEN, STALE, TAKEN, WINDOWS, decision_of, numbers_of, take
 from quotas.store import Store, deadline
 from quotas.takings import Asked, Asker, Heads, Taking, new_asked
 
@@ -182,12 +182,12 @@ class Checks:
         if isinstance(asked, Answer):
             asker.answer(self._counted(asked, begun))
             return
-        sent = self._timer()
         if asked.is_of_all(request):
-            taking = self.plain.of(asked, request, nobody, now_us, begun, sent, asker)
+            taking = self.plain.of(asked, request, nobody, now_us, begun, asker)
         else:
-            packed = TAKE.packed(*take_words(asked.plan, asked.take, now_us))
-            taking = Taking(self, request, nobody, asked.counted_for, asked, packed, None, b"", begun, sent, asker)
+            packed, named = asked.packed_at(now_us), asked.counted_for
+            taking = Taking(self, request, nobody, named, asked, packed, None, b"", begun, begun, asker)
+        taking.sent = self._timer()
         self._send(taking)
 
     def _send(self, taking: Taking) -> None:

@@ -85,14 +85,13 @@ class PlainTakes:
         nobody: Identity | None,
         now_us: int,
         begun: float,
-        sent: float,
         asker: Asker,
     ) -> Taking:
         """The take of a check that is plain (`Asked.is_of_all`), but had to be worked out from its request."""
         head = self._heads and self._heads(asked.plan.limits, self._planbook.config.headers)
         begin = b"" if head is None else head.begin(asked.identity)
         named, packed = asked.counted_for, self._packed_at(asked, now_us)
-        taking = Taking(self._decider, request, nobody, named, asked, packed, head, begin, begun, sent, asker)
+        taking = Taking(self._decider, request, nobody, named, asked, packed, head, begin, begun, begun, asker)
         if asked.identity.stays:
             self._keep_ready(asked, taking, now_us)
         return taking

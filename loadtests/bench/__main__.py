@@ -42,7 +42,7 @@ def main() -> int:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m loadtests.bench", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="fewer clients and shorter rounds: two minutes")
+    parser.add_argument("--quick", action="store_true", help="fewer clients and shorter rounds: three minutes")
     parser.add_argument("--million", action="store_true", help="with a million clients too: some minutes more")
     parser.add_argument("--group", action="append", choices=cases.names(), help="only this one, or these; no nginx")
     parser.add_argument("--generator", choices=("wrk", "bundled"), help="who makes the load; wrk where it is installed")

@@ -21,7 +21,7 @@ from loadtests.bench import cases, generators, node, population, walks
 from loadtests.bench.cases import Case, Credential, Server
 from loadtests.bench.walks import Walk
 from loadtests.processes import LoadTestError
-from quotas import embedded
+from quotas import embedded, valkey
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_MS = "10000"
@@ -31,7 +31,6 @@ PER_HOUR = "1000000000"
 """What a caller of a baseline may ask: never too little."""
 
 _LOG_S = 300.0
-_LOOK_S = 0.05
 
 _APPS = {
     Server.BARE: "loadtests.bench.apps.bare:app",
@@ -88,11 +87,8 @@ def rewrite_log(url: str) -> None:
 
 
 def _until_written(store: Redis) -> None:
-    by = time.monotonic() + _LOG_S
-    while _is_rewriting(store):
-        if time.monotonic() > by:
-            raise LoadTestError(f"Valkey has not written its log anew within {_LOG_S:.0f} s")
-        time.sleep(_LOOK_S)
+    if not valkey.until(lambda: not _is_rewriting(store), _LOG_S):
+        raise LoadTestError(f"Valkey has not written its log anew within {_LOG_S:.0f} s")
 
 
 def _is_rewriting(store: Redis) -> bool:

@@ -1,6 +1,8 @@
 import http.client
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -28,6 +30,15 @@ def answered(port: int, key: str) -> http.client.HTTPResponse:
         connection.close()
 
 
+@contextmanager
+def limiting(server: Server, folder: Path) -> Iterator[int]:
+    """The port of a baseline that gives each caller so many requests an hour."""
+    with embedded.hold(folder / "data") as url:
+        told = {**os.environ, "BENCH_REDIS": unquote(urlsplit(url).path), "BENCH_PER_HOUR": str(PER_HOUR)}
+        with servers.baseline(server, folder, told) as (port, _):
+            yield port
+
+
 @pytest.mark.parametrize(
     "server",
     [Server.LIMITS, Server.LIMITS_TELLING, Server.THROTTLED, Server.FASTIFY],
@@ -37,22 +48,18 @@ def test_a_baseline_refuses_when_its_limit_is_used_up(server: Server, tmp_path: 
     lacking = node.missing() if server is Server.FASTIFY else None
     if lacking is not None:
         pytest.skip(f"FASTIFY IS NOT TRIED: {lacking}")
-    with embedded.hold(tmp_path / "data") as url:
-        told = {**os.environ, "BENCH_REDIS": unquote(urlsplit(url).path), "BENCH_PER_HOUR": str(PER_HOUR)}
-        with servers.baseline(server, tmp_path, told) as (port, _):
-            # An hour may begin meanwhile, but not two: one of so many is refused.
-            statuses = [ask(port, "one") for _ in range(2 * PER_HOUR + 1)]
-            other = ask(port, "another")
+    with limiting(server, tmp_path) as port:
+        # An hour may begin meanwhile, but not two: one of so many is refused.
+        statuses = [ask(port, "one") for _ in range(2 * PER_HOUR + 1)]
+        other = ask(port, "another")
     assert statuses[:PER_HOUR] == [200] * PER_HOUR
     assert set(statuses) == {200, 429}
     assert other == 200
 
 
 def test_the_baseline_that_tells_says_what_is_left_and_until_when(tmp_path: Path) -> None:
-    with embedded.hold(tmp_path / "data") as url:
-        told = {**os.environ, "BENCH_REDIS": unquote(urlsplit(url).path), "BENCH_PER_HOUR": str(PER_HOUR)}
-        with servers.baseline(Server.LIMITS_TELLING, tmp_path, told) as (port, _):
-            answers = [answered(port, "one") for _ in range(2 * PER_HOUR + 1)]
+    with limiting(Server.LIMITS_TELLING, tmp_path) as port:
+        answers = [answered(port, "one") for _ in range(2 * PER_HOUR + 1)]
     fields = [re.fullmatch(r'"hourly";r=(\d+);t=(\d+)', answer.headers["RateLimit"]) for answer in answers]
     found = [(int(field[1]), int(field[2])) for field in fields if field is not None]
     assert [left for left, _ in found[:PER_HOUR]] == [2, 1, 0]

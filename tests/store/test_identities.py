@@ -76,14 +76,18 @@ def test_the_client_and_the_second_look_at_the_key_leave_together(redis_url: str
     """The key is looked at after the generation: what one connection is asked runs in order."""
 
     async def work(scene: Scene) -> None:
+        held = asyncio.Event()
+
         async def hold(command: list[bytes]) -> None:
             """Let no reply pass from that about the client on."""
             if command[0] == b"HGETALL":
                 scene.passing.gate.clear()
+                held.set()
 
         secret = await scene.key()
         scene.passing.before = hold
         asked = scene.asks(secret)
+        await held.wait()
         await scene.passing.until(b"HGET")
         assert not scene.passing.gate.is_set(), "the client is not known yet"
         assert [command[0] for command in scene.passing.commands[-2:]] == [b"HGETALL", b"HGET"]

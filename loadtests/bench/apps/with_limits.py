@@ -36,7 +36,7 @@ async def check_and_tell(request: Request) -> Response:
     window = await LIMITER.get_window_stats(PER_HOUR, key)
     left_s = max(0, round(window.reset_time - time.time()))
     headers = {
-        "RateLimit-Policy": f'"hourly";q={PER_HOUR.amount};w=3600',
+        "RateLimit-Policy": f'"hourly";q={PER_HOUR.amount};w={PER_HOUR.get_expiry()}',
         "RateLimit": f'"hourly";r={window.remaining};t={left_s}',
     }
     if not taken:

@@ -1,6 +1,5 @@
 """Where a scenario plays: a service of its own with clients, in a new folder, and nothing left of it afterwards."""
 
-import asyncio
 import os
 import shutil
 import tempfile
@@ -10,14 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loadtests import processes
+from loadtests import operating, processes
 from loadtests.processes import Load, Running, Service
 from loadtests.verdicts.counts import Seen
 from quotas import configuration, settings
 from quotas.clients import IssuedKey
-from quotas.operations import Operations, open_operations, store_for_command
+from quotas.operations import Operations
 from quotas.plans import Config
-from quotas.settings import Settings
 
 SCENARIOS = Path(__file__).with_name("scenarios")
 STARTER = processes.ROOT / "quotas" / "examples" / "quotas.example.yaml"
@@ -73,14 +71,7 @@ class Stage:
 
     def operate(self, work: Callable[[Operations], Any]) -> Any:
         """Do an operator's work on the running service's store; `work` is a coroutine function."""
-
-        async def working(own: Settings, url: str) -> Any:
-            async with open_operations(own, url, self.config, actor="load") as operations:
-                return await work(operations)
-
-        own = settings.load(self.environment)
-        with store_for_command(own) as url:
-            return asyncio.run(working(own, url))
+        return operating.operate(settings.load(self.environment), self.config, work, actor="load")
 
     def load(  # noqa: PLR0913 # What a scenario is, once each.
         self,

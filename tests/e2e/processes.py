@@ -1,6 +1,5 @@
 """The real command in a process of its own, on a data directory of the test's own."""
 
-import asyncio
 import os
 import re
 import signal
@@ -15,7 +14,8 @@ from typing import TypeVar
 
 from redis import Redis
 
-from quotas import configuration, operations, settings
+from loadtests import operating
+from quotas import configuration, settings
 from quotas.operations import Operations
 
 PATIENCE_S = 60
@@ -90,17 +90,11 @@ class Home:
         return done.stdout
 
     def operate(self, work: Callable[[Operations], Awaitable[T]]) -> T:
-        """Do what a command does, in this process: to start one takes a second, and few tests are about that."""
+        """Do what a command does, in this process, by the plan file that one would read."""
         own = settings.load(self.environment)
         here = self.folder / configuration.LOCAL_FILE
         config = configuration.ConfigFile(own.config or (here if here.exists() else None)).read()
-
-        async def operating(url: str) -> T:
-            async with operations.open_operations(own, url, config, actor="test") as opened:
-                return await work(opened)
-
-        with operations.store_for_command(own) as url:
-            return asyncio.run(operating(url))
+        return operating.operate(own, config, work, actor="test")
 
     def create(self, client: str, plan: str = "free") -> None:
         """Make a client."""

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import TypeVar
 from redis import Redis
 
 from loadtests import operating
+from loadtests.processes import standing_still
 from quotas import configuration, settings
 from quotas.operations import Operations
 
@@ -167,6 +168,19 @@ class Serving:
             listed = subprocess.run(["ps", "-ww", "-o", "args=", "-p", str(pid)], capture_output=True, check=False)
             if b"spawn_main" in listed.stdout:
                 found.append(pid)
+        return found
+
+    def on_each_worker(self, ask: Callable[[], T], workers: Sequence[int] | None = None) -> list[T]:
+        """What each worker answers on a new connection while all others stand still, a starting one once it serves.
+
+        `workers` None is those that there are now.
+        """
+        if workers is None:
+            workers = self.workers()
+        found = []
+        for asked in workers:
+            with standing_still([pid for pid in workers if pid != asked]):
+                found.append(ask())
         return found
 
     def stop(self, number: signal.Signals = signal.SIGINT) -> int:

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from string import Template
@@ -88,21 +88,10 @@ class Reloading:
         policy = self.look().headers.get("ratelimit-policy")
         return None if policy is None else int(policy.partition(";q=")[2].partition(";")[0])
 
-    def on_each_worker(self, ask: Callable[[], int | None]) -> list[int | None]:
-        """What each worker says while all others stand still."""
-        return self.among(self.serving.workers(), ask)
-
-    def among(self, workers: list[int], ask: Callable[[], int | None]) -> list[int | None]:
-        found = []
-        for asked in workers:
-            with standing_still([pid for pid in workers if pid != asked]):
-                found.append(ask())
-        return found
-
     def until_in_force(self, units: int) -> None:
         workers = self.serving.workers()
         assert workers
-        until(lambda: self.among(workers, self.units) == [units] * len(workers))
+        until(lambda: self.serving.on_each_worker(self.units, workers) == [units] * len(workers))
 
     def successful(self) -> float:
         lines = self.http.get("/metrics").text.splitlines()
@@ -211,7 +200,7 @@ class TestBadFiles:
             running.until_in_force(111)
             running.replace(BAD)
             until(lambda: running.successful() == 0 and len(running.said("not reloaded")) == 2)
-            assert running.on_each_worker(running.units) == [111, 111]
+            assert running.serving.on_each_worker(running.units) == [111, 111]
             for line in running.said("not reloaded"):
                 assert str(running.file) in line
                 assert all(f"{path}: " in line for path in BAD_PATHS)
@@ -225,10 +214,10 @@ class TestBadFiles:
             running.until_in_force(111)
             running.file.unlink()
             until(lambda: running.successful() == 0)
-            assert running.on_each_worker(running.units) == [111, 111]
+            assert running.serving.on_each_worker(running.units) == [111, 111]
             running.replace(ONE)
             until(lambda: running.successful() == 1)
-            assert running.on_each_worker(running.units) == [111, 111]
+            assert running.serving.on_each_worker(running.units) == [111, 111]
 
     def test_whatever_is_in_it_a_worker_goes_on(self, tmp_path: Path) -> None:
         home = Home(tmp_path)
@@ -270,7 +259,7 @@ class TestBadFiles:
             before = running.serving.workers()
             os.kill(before[0], signal.SIGKILL)
             until(lambda: before[0] not in running.serving.workers() and len(running.serving.workers()) == 2)
-            assert running.on_each_worker(running.units) == [222, 222]
+            assert running.serving.on_each_worker(running.units) == [222, 222]
 
 
 def test_a_large_file_is_read_while_checks_go_on(tmp_path: Path) -> None:
